@@ -1,0 +1,2 @@
+//! Sub-command to exit code.
+fn main() {}

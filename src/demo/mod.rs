@@ -1,1 +1,3 @@
-//! (to come)
+//! `keytally demo`: a simulated provider, traffic through the sidecar, a live table; no account needed.
+
+pub mod simulator;

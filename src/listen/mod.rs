@@ -1,1 +1,146 @@
-//! (to come)
+//! Stage 1: accepts connections on the proxy port and serves HTTP/1.1 and HTTP/2 (prior knowledge) on them.
+//!
+//! Bounds: at most `connections` at a time (a further one waits in the kernel's queue), head of a request at most
+//! `header_bytes` (a longer one is answered with 431). One bad connection never ends the loop. On shutdown the socket
+//! stops accepting, idle connections close, calls in flight end by themselves.
+
+mod client_io;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+pub use client_io::{Answering, ClientIo, ClientState};
+
+/// Bounds of the proxy port.
+#[derive(Clone, Debug)]
+pub struct ListenSettings {
+    /// Connections served at a time.
+    pub connections: usize,
+    /// Most bytes of a request's head.
+    pub header_bytes: usize,
+}
+
+/// What is known of the connection that a request came on.
+#[derive(Clone)]
+pub struct Peer {
+    /// The application's end.
+    pub address: SocketAddr,
+    /// Tells the connection when a call on it waits for its answer.
+    pub client: Arc<ClientState>,
+}
+
+/// Serves `listener` until `shutdown` turns true, then until the last connection has ended.
+///
+/// `handle` answers one request; it is called once a request and may run many times at once. `opened` makes a guard that
+/// lives as long as a connection.
+pub async fn serve<H, F, B, G>(
+    listener: TcpListener,
+    settings: &ListenSettings,
+    mut shutdown: watch::Receiver<bool>,
+    opened: impl Fn() -> G,
+    handle: H,
+) where
+    H: Fn(Request<Incoming>, Peer) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    G: Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(settings.connections));
+    let builder = Arc::new(server(settings));
+    let (all_closed_tx, mut all_closed) = tokio::sync::mpsc::channel::<()>(1);
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut shutdown) => break,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                accept_failed(&error).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let (io, client) = ClientIo::new(stream);
+        let peer = Peer { address, client };
+        let (handle, builder, guard) = (handle.clone(), Arc::clone(&builder), opened());
+        let (mut stop, open) = (shutdown.clone(), all_closed_tx.clone());
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let answer = handle(request, peer.clone());
+                async move { Ok::<_, Infallible>(answer.await) }
+            });
+            let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+            let served = tokio::select! {
+                served = connection.as_mut() => served,
+                () = stopped(&mut stop) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = served {
+                tracing::debug!(%address, error = %crate::upstream::chain(&*error), "connection ended early");
+            }
+            drop((permit, guard, open));
+        });
+    }
+    drop(listener);
+    drop(all_closed_tx);
+    let _ = all_closed.recv().await;
+}
+
+/// Waits until the value is true (or its sender is gone).
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+fn server(settings: &ListenSettings) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // An idle keep-alive connection is the application's to close: closing it here makes its next call fail.
+        .header_read_timeout(None)
+        .auto_date_header(false)
+        .preserve_header_case(true)
+        .max_headers(256)
+        // hyper asks for at least 8 KiB.
+        .max_buf_size(settings.header_bytes.max(8192));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(16 << 20)
+        .max_concurrent_streams(1024)
+        .max_header_list_size(u32::try_from(settings.header_bytes).unwrap_or(u32::MAX));
+    builder
+}
+
+/// Errors of a single connection are passed over; when the process is out of descriptors or memory, waits a little.
+async fn accept_failed(error: &io::Error) {
+    let of_one_connection = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    );
+    if !of_one_connection {
+        tracing::warn!(%error, "cannot accept a connection; waiting 100 ms");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

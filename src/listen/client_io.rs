@@ -1,0 +1,198 @@
+//! The application's socket, with one addition: it tells a client that has gone from one that has only finished sending.
+//!
+//! HTTP/1 servers usually take the end of input in the middle of a call for a cancellation. That is right when the
+//! application closed its socket and wrong when it shut down only its sending half and still waits for the answer. On
+//! loopback the kernel knows the difference: a closed socket has no inode any more. Where nothing can be learnt, the
+//! end of input counts as a cancellation, as it does with common HTTP servers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Reads of the kernel's socket table a second: it can be long, and a storm of cancellations must stay cheap.
+const LOOKUPS_A_SECOND: u64 = 10;
+
+/// Shared by a connection and the calls on it.
+#[derive(Default)]
+pub struct ClientState {
+    answering: AtomicUsize,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// While one of these lives, a call has been received whole and its answer is not complete.
+pub struct Answering(Arc<ClientState>);
+
+/// The application's socket.
+pub struct ClientIo {
+    stream: TcpStream,
+    state: Arc<ClientState>,
+    /// The application has finished sending and still listens.
+    half_closed: bool,
+}
+
+impl ClientState {
+    /// Notes that a call has been received whole.
+    pub fn answering(self: &Arc<Self>) -> Answering {
+        self.answering.fetch_add(1, Ordering::AcqRel);
+        Answering(Arc::clone(self))
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.fetch_sub(1, Ordering::AcqRel);
+        let waker = self.0.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl ClientIo {
+    /// Wraps an accepted socket.
+    pub fn new(stream: TcpStream) -> (Self, Arc<ClientState>) {
+        let state = Arc::new(ClientState::default());
+        (Self { stream, state: Arc::clone(&state), half_closed: false }, state)
+    }
+
+    fn answering(&self) -> bool {
+        self.state.answering.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits until the answer is complete; only then the end of input is told.
+    fn poll_answered(&self, cx: &Context<'_>) -> Poll<()> {
+        *self.state.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        if self.answering() { Poll::Pending } else { Poll::Ready(()) }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.half_closed {
+            let before = buf.filled().len();
+            std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            if buf.filled().len() > before || buf.remaining() == 0 || !self.answering() {
+                return Poll::Ready(Ok(()));
+            }
+            let ends = self.stream.peer_addr().and_then(|peer| Ok((peer, self.stream.local_addr()?)));
+            self.half_closed = ends.is_ok_and(|(peer, local)| still_open(peer, local));
+            if !self.half_closed {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.poll_answered(cx).map(Ok)
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// The peer's socket on this host still belongs to a process: only its sending half is shut.
+fn still_open(peer: SocketAddr, local: SocketAddr) -> bool {
+    if !peer.ip().to_canonical().is_loopback() || !lookup_allowed() {
+        return false;
+    }
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .any(|table| socket_has_inode(&table, peer, local))
+}
+
+/// Looks the socket `from` → `to` up in a table in the format of proc_net_tcp(5).
+fn socket_has_inode(table: &str, from: SocketAddr, to: SocketAddr) -> bool {
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let (Some(own), Some(other)) = (fields.next(), fields.next()) else { return false };
+        // After the two addresses: state, queues, timers, retransmits, uid, timeout, inode.
+        let inode = fields.nth(6);
+        address(own) == Some(from) && address(other) == Some(to) && inode.is_some_and(|inode| inode != "0")
+    })
+}
+
+/// `0100007F:1F90` or its IPv6 form: 32-bit words in host byte order, then the port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let word = |at: usize| Some(u32::from_str_radix(ip.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    let ip = if ip.len() == 8 {
+        std::net::IpAddr::from(word(0)?)
+    } else {
+        let mut bytes = [0; 16];
+        for part in 0..4 {
+            bytes[part * 4..part * 4 + 4].copy_from_slice(&word(part * 8)?);
+        }
+        std::net::IpAddr::from(bytes).to_canonical()
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+fn lookup_allowed() -> bool {
+    static SECOND_AND_COUNT: AtomicU64 = AtomicU64::new(0);
+    let second = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let packed = |count: u64| second << 8 | count;
+    let seen = SECOND_AND_COUNT.load(Ordering::Relaxed);
+    let count = if seen >> 8 == second { seen & 0xff } else { 0 };
+    if count >= LOOKUPS_A_SECOND {
+        return false;
+    }
+    SECOND_AND_COUNT.store(packed(count + 1), Ordering::Relaxed);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn reads_both_forms_of_address() {
+        assert_eq!(address("0100007F:1F90"), Some("127.0.0.1:8080".parse().unwrap()));
+        assert_eq!(address("0000000000000000FFFF00000100007F:0050"), Some("127.0.0.1:80".parse().unwrap()));
+        assert_eq!(address("00000000000000000000000001000000:0050"), Some("[::1]:80".parse().unwrap()));
+        for bad in ["", "xyz", "0100007F", "01:zz", "0100007F:"] {
+            assert_eq!(address(bad), None, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_shut_half_is_told_from_a_closed_socket() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, peer) = listener.accept().await.unwrap();
+        let local = server.local_addr().unwrap();
+        let client = client.into_std().unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(still_open(peer, local));
+        drop(client);
+        assert!(!still_open(peer, local));
+    }
+}

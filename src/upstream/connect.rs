@@ -1,0 +1,301 @@
+//! Makes one upstream connection: DNS, TCP (directly or through an HTTP proxy), TLS. Says which of them failed.
+//!
+//! Bounds: the whole takes at most the connect timeout; addresses of both families are raced (RFC 8305).
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use http::Uri;
+use hyper::rt::ReadBufCursor;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tower_service::Service;
+
+use super::{UpstreamSettings, chain, find_source};
+use crate::call::GeneratedError;
+
+/// Roots of trust for upstream TLS: the system's, or the bundled Mozilla set where the system has none, plus files.
+pub struct Roots(RootCertStore);
+
+impl Roots {
+    /// Loads them once.
+    ///
+    /// # Errors
+    /// A `ca_file` that cannot be read or holds no certificate.
+    pub fn load(ca_files: &[std::path::PathBuf]) -> anyhow::Result<Self> {
+        let mut store = RootCertStore::empty();
+        let system = rustls_native_certs::load_native_certs();
+        store.add_parsable_certificates(system.certs);
+        if store.is_empty() {
+            store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        for path in ca_files {
+            let shown = path.display();
+            let mut added = 0;
+            for certificate in CertificateDer::pem_file_iter(path)
+                .with_context(|| format!("ca_file {shown}: cannot be read; give a readable PEM file"))?
+            {
+                let certificate = certificate.with_context(|| format!("ca_file {shown}: not PEM"))?;
+                store.add(certificate).with_context(|| format!("ca_file {shown}: not a certificate authority"))?;
+                added += 1;
+            }
+            anyhow::ensure!(
+                added > 0,
+                "ca_file {shown}: no certificate in it; give a PEM file with CERTIFICATE blocks"
+            );
+        }
+        Ok(Self(store))
+    }
+}
+
+/// Which step of connecting failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct ConnectError {
+    /// The step.
+    pub kind: GeneratedError,
+    /// Host, port and cause in one line.
+    pub detail: String,
+}
+
+/// Put on a response's extensions: lets the first call on a connection, and only that one, take its set-up time.
+#[derive(Clone)]
+pub struct FreshConnection(Arc<(AtomicBool, Duration)>);
+
+impl FreshConnection {
+    /// DNS, TCP and TLS of the connection, the first time that this is asked.
+    pub fn take(&self) -> Option<Duration> {
+        (!self.0.0.swap(true, Ordering::Relaxed)).then_some(self.0.1)
+    }
+}
+
+/// The connector of both pools.
+#[derive(Clone)]
+pub struct Connector {
+    tcp: HttpConnector<Resolver>,
+    tls: TlsConnector,
+    proxies: Arc<Matcher>,
+    timeout: Duration,
+}
+
+impl Connector {
+    pub(super) fn new(settings: &UpstreamSettings, roots: &Roots, http2: bool) -> anyhow::Result<Self> {
+        let mut tcp = HttpConnector::new_with_resolver(Resolver);
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(Duration::from_secs(60)));
+        let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .context("TLS versions")?
+            .with_root_certificates(roots.0.clone())
+            .with_no_client_auth();
+        if http2 {
+            tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        } else {
+            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        }
+        let proxies = match &settings.proxy {
+            Some(proxy) => Matcher::builder().all(proxy.as_str()).no("127.0.0.1,localhost,::1").build(),
+            None => Matcher::from_env(),
+        };
+        Ok(Self { tcp, tls: Arc::new(tls).into(), proxies: Arc::new(proxies), timeout: settings.connect_timeout })
+    }
+
+    async fn connect(self, uri: Uri) -> Result<UpstreamIo, ConnectError> {
+        let started = Instant::now();
+        let timeout = self.timeout;
+        let target = format!("{}:{}", uri.host().unwrap_or("?"), port(&uri));
+        let connecting = self.connect_steps(uri, &target);
+        let Ok(outcome) = tokio::time::timeout(timeout, connecting).await else {
+            let detail = format!("{target}: no connection within {} s", timeout.as_secs_f64());
+            return Err(ConnectError { kind: GeneratedError::ConnectTimeout, detail });
+        };
+        outcome.map(|(stream, proxied)| UpstreamIo {
+            stream,
+            proxied,
+            fresh: FreshConnection(Arc::new((AtomicBool::new(false), started.elapsed()))),
+        })
+    }
+
+    async fn connect_steps(mut self, uri: Uri, target: &str) -> Result<(UpstreamStream, bool), ConnectError> {
+        let https = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
+        let (tcp, absolute_form) = match self.proxies.intercept(&uri) {
+            None => (self.tcp.call(uri.clone()).await.map_err(|error| tcp_error(target, &error))?, false),
+            Some(proxy) => {
+                let proxy_target = format!("{}:{}", proxy.uri().host().unwrap_or("?"), port(proxy.uri()));
+                let fail = |error: &(dyn std::error::Error + 'static)| ConnectError {
+                    kind: GeneratedError::Proxy,
+                    detail: format!("{target} through proxy {proxy_target}: {}", chain(error)),
+                };
+                if https {
+                    let mut tunnel = Tunnel::new(proxy.uri().clone(), self.tcp);
+                    if let Some(auth) = proxy.basic_auth() {
+                        tunnel = tunnel.with_auth(auth.clone());
+                    }
+                    (tunnel.call(uri.clone()).await.map_err(|error| fail(&error))?, false)
+                } else {
+                    (self.tcp.call(proxy.uri().clone()).await.map_err(|error| fail(&error))?, true)
+                }
+            }
+        };
+        let tcp = tcp.into_inner();
+        if !https {
+            return Ok((UpstreamStream::Plain { io: TokioIo::new(tcp) }, absolute_form));
+        }
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let tls_error =
+            |detail: String| ConnectError { kind: GeneratedError::Tls, detail: format!("{target}: {detail}") };
+        let name = ServerName::try_from(host).map_err(|_| tls_error("not a host name that TLS can check".into()))?;
+        let tls = self.tls.connect(name, tcp).await.map_err(|error| tls_error(chain(&error)))?;
+        Ok((UpstreamStream::Tls { io: TokioIo::new(Box::new(tls)) }, absolute_form))
+    }
+}
+
+fn port(uri: &Uri) -> u16 {
+    uri.port_u16().unwrap_or(if uri.scheme() == Some(&http::uri::Scheme::HTTPS) { 443 } else { 80 })
+}
+
+fn tcp_error(target: &str, error: &(dyn std::error::Error + 'static)) -> ConnectError {
+    let kind = if find_source::<DnsError>(error).is_some() { GeneratedError::Dns } else { GeneratedError::Connect };
+    ConnectError { kind, detail: format!("{target}: {}", chain(error)) }
+}
+
+impl Service<Uri> for Connector {
+    type Response = UpstreamIo;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<UpstreamIo, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(uri))
+    }
+}
+
+// === impl Resolver ===
+
+#[derive(Clone)]
+struct Resolver;
+
+#[derive(Debug, thiserror::Error)]
+#[error("name does not resolve: {0}")]
+struct DnsError(io::Error);
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = DnsError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DnsError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DnsError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(DnsError)?.collect();
+            if found.is_empty() {
+                return Err(DnsError(io::Error::new(io::ErrorKind::NotFound, "no address")));
+            }
+            Ok(found.into_iter())
+        })
+    }
+}
+
+// === impl UpstreamIo ===
+
+pin_project_lite::pin_project! {
+    #[project = StreamProjection]
+    enum UpstreamStream {
+        Plain { #[pin] io: TokioIo<TcpStream> },
+        Tls { #[pin] io: TokioIo<Box<tokio_rustls::client::TlsStream<TcpStream>>> },
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// One upstream connection.
+    pub struct UpstreamIo {
+        #[pin]
+        stream: UpstreamStream,
+        proxied: bool,
+        fresh: FreshConnection,
+    }
+}
+
+impl Connection for UpstreamIo {
+    fn connected(&self) -> Connected {
+        let connected = Connected::new().proxy(self.proxied).extra(self.fresh.clone());
+        match &self.stream {
+            UpstreamStream::Tls { io } if io.inner().get_ref().1.alpn_protocol() == Some(b"h2") => {
+                connected.negotiated_h2()
+            }
+            _ => connected,
+        }
+    }
+}
+
+impl hyper::rt::Read for UpstreamIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        match self.project().stream.project() {
+            StreamProjection::Plain { io } => io.poll_read(cx, buf),
+            StreamProjection::Tls { io } => io.poll_read(cx, buf),
+        }
+    }
+}
+
+impl hyper::rt::Write for UpstreamIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.project().stream.project() {
+            StreamProjection::Plain { io } => io.poll_write(cx, buf),
+            StreamProjection::Tls { io } => io.poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.project().stream.project() {
+            StreamProjection::Plain { io } => io.poll_flush(cx),
+            StreamProjection::Tls { io } => io.poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.project().stream.project() {
+            StreamProjection::Plain { io } => io.poll_shutdown(cx),
+            StreamProjection::Tls { io } => io.poll_shutdown(cx),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            UpstreamStream::Plain { io } => io.is_write_vectored(),
+            UpstreamStream::Tls { io } => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.project().stream.project() {
+            StreamProjection::Plain { io } => io.poll_write_vectored(cx, bufs),
+            StreamProjection::Tls { io } => io.poll_write_vectored(cx, bufs),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Stage 4: the pooled client to the real provider. Sends what it is given, once; never retries a request that may
+//! have been seen by the provider; tells why when nobody could be reached.
+//!
+//! Two pools share one connector: one that lets TLS choose HTTP/2 or HTTP/1.1, and one of HTTP/1.1 only, for upgrades
+//! (WebSocket), which HTTP/2 connections cannot carry.
+
+mod connect;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use crate::call::GeneratedError;
+pub use connect::{ConnectError, Connector, FreshConnection, Roots};
+
+/// How upstream connections are made; see `docs/configuration.md`, `upstream`.
+#[derive(Clone, Debug)]
+pub struct UpstreamSettings {
+    /// DNS, TCP, proxy and TLS together.
+    pub connect_timeout: Duration,
+    /// An idle connection is closed after this long, before providers close it themselves (60 s and more are seen).
+    pub pool_idle_timeout: Duration,
+    /// Offer HTTP/2 in TLS.
+    pub http2: bool,
+    /// Further certificate authorities, PEM, on top of the system's (or bundled) roots.
+    pub ca_files: Vec<std::path::PathBuf>,
+    /// Use this proxy for upstream connections; `None` reads `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
+    pub proxy: Option<url::Url>,
+}
+
+impl Default for UpstreamSettings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            pool_idle_timeout: Duration::from_secs(30),
+            http2: true,
+            ca_files: Vec::new(),
+            proxy: None,
+        }
+    }
+}
+
+/// The pooled client. Cheap to clone.
+pub struct Upstream<B> {
+    any: Client<Connector, B>,
+    http1: Client<Connector, B>,
+}
+
+/// Why no answer came.
+#[derive(Debug)]
+pub struct UpstreamError {
+    /// The class of the failure.
+    pub kind: GeneratedError,
+    /// One line without secrets: host, port and the operating system's or TLS library's words.
+    pub detail: String,
+}
+
+impl<B> Upstream<B>
+where
+    B: Body<Data = Bytes> + Send + 'static + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Builds both pools.
+    ///
+    /// # Errors
+    /// A certificate file that cannot be read, or a proxy URL that cannot be used.
+    pub fn new(settings: &UpstreamSettings) -> anyhow::Result<Self> {
+        let roots = Roots::load(&settings.ca_files)?;
+        let any = Connector::new(settings, &roots, settings.http2)?;
+        let http1 = Connector::new(settings, &roots, false)?;
+        let build = |connector| {
+            let mut builder = Client::builder(TokioExecutor::new());
+            builder
+                .pool_idle_timeout(settings.pool_idle_timeout)
+                .pool_timer(TokioTimer::new())
+                .timer(TokioTimer::new())
+                .http1_preserve_header_case(true)
+                .http1_max_headers(256)
+                // Windows large enough that one slow reader of a shared HTTP/2 connection does not hold up the others.
+                .http2_initial_stream_window_size(1 << 20)
+                .http2_initial_connection_window_size(16 << 20)
+                .http2_max_header_list_size(256 << 10)
+                .http2_keep_alive_interval(Duration::from_secs(20))
+                .http2_keep_alive_timeout(Duration::from_secs(20))
+                .set_host(true);
+            builder.build(connector)
+        };
+        Ok(Self { any: build(any), http1: build(http1) })
+    }
+
+    /// Sends one request and waits for the head of its answer. Dropping the future cancels the call upstream: HTTP/1
+    /// closes the connection, HTTP/2 resets the stream.
+    ///
+    /// # Errors
+    /// See [`UpstreamError`]; a request is only ever sent again when its connection had closed before taking any of it.
+    pub async fn send(&self, request: Request<B>, upgrade: bool) -> Result<Response<Incoming>, UpstreamError> {
+        let client = if upgrade { &self.http1 } else { &self.any };
+        client.request(request).await.map_err(|error| UpstreamError::from_client(&error))
+    }
+}
+
+impl UpstreamError {
+    fn from_client(error: &hyper_util::client::legacy::Error) -> Self {
+        if let Some(connect) = find_source::<ConnectError>(error) {
+            return Self { kind: connect.kind, detail: connect.detail.clone() };
+        }
+        if error.is_connect() {
+            return Self { kind: GeneratedError::Connect, detail: chain(error) };
+        }
+        Self { kind: GeneratedError::Reset, detail: chain(error) }
+    }
+}
+
+/// The first error of type `T` in the chain of sources.
+pub fn find_source<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(current) = next {
+        if let Some(found) = current.downcast_ref() {
+            return Some(found);
+        }
+        // An `io::Error` made from another error hides it from `source`.
+        if let Some(inner) = current.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref()) {
+            next = Some(inner);
+            continue;
+        }
+        next = current.source();
+    }
+    None
+}
+
+/// The words of an error and of its causes on one line, at most 300 bytes.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        next = cause.source();
+    }
+    if text.len() > 300 {
+        let end = (0..=300).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}

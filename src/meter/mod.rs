@@ -197,7 +197,7 @@ impl Meter {
                 stated_cost: facts.reply.stated_cost,
             }),
         };
-        let listed = config.prices.listed(facts.price_as.as_deref(), &models);
+        let listed = config.prices.listed(&facts.provider, facts.price_as.as_deref(), &models);
         let model_label = self.models.label(&models, listed.as_deref(), confirmed);
         let mut usage = usage;
         parts.iter().for_each(|part| usage.add(&part.usage));

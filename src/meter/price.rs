@@ -162,8 +162,8 @@ impl PriceBook {
     }
 
     /// Id of the first of `models` that the book lists for this provider.
-    pub fn listed(&self, price_as: Option<&str>, models: &[&str]) -> Option<Arc<str>> {
-        let price_as = price_as?;
+    pub fn listed(&self, provider: &str, price_as: Option<&str>, models: &[&str]) -> Option<Arc<str>> {
+        let price_as = book_id(provider, price_as)?;
         models.iter().find_map(|model| self.lookup(price_as, model).ok()).map(|listed| listed.id.clone())
     }
 
@@ -201,7 +201,7 @@ impl PriceBook {
         if input.local {
             return Priced::unpriced(UnpricedReason::Free);
         }
-        let Some(price_as) = input.price_as else {
+        let Some(price_as) = book_id(input.provider, input.price_as) else {
             return Priced::unpriced(UnpricedReason::UnknownProvider);
         };
         let mut reason = UnpricedReason::NoModel;
@@ -288,8 +288,8 @@ impl PriceBook {
         let mut reason = UnpricedReason::UnknownModel;
         let mut tries: Vec<(String, String)> =
             aliases(model).into_iter().map(|name| (price_as.to_owned(), name)).collect();
-        // The router of Hugging Face says in the model's name who serves it: `org/name:provider`. Each has its own prices.
-        if price_as == "huggingface"
+        // The router's callers say in the model's name who is to serve it: `org/name:provider`. Each has its own prices.
+        if price_as == HUGGING_FACE
             && let Some((name, provider)) = model.rsplit_once(':')
         {
             tries.insert(0, (format!("huggingface_{provider}"), name.to_owned()));
@@ -333,6 +333,13 @@ impl PriceBook {
             per_request: fee > 0.0,
         }
     }
+}
+
+/// Catalogue id of the Hugging Face router. The book has no such provider, but one for each that it routes to.
+const HUGGING_FACE: &str = "huggingface";
+
+fn book_id<'a>(provider: &'a str, price_as: Option<&'a str>) -> Option<&'a str> {
+    price_as.or_else(|| (provider == HUGGING_FACE).then_some(HUGGING_FACE))
 }
 
 // === impl Rates ===

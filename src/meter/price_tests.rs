@@ -264,6 +264,8 @@ fn names_on_the_wire() {
     assert_eq!(id("openrouter", "openai/gpt-4o-mini:nitro"), "openai/gpt-4o-mini");
     assert_eq!(id("openrouter", "made-up/model:free"), "Some(UnknownModel)");
     assert_eq!(id("huggingface", "deepseek-ai/DeepSeek-R1:together"), "deepseek-ai/DeepSeek-R1");
+    let routed = PriceInput { price_as: None, ..input("huggingface", &["deepseek-ai/DeepSeek-R1:together"], &used) };
+    assert!(BOOK.price(&routed).cost.is_some(), "the router itself is not in the book");
     for odd in ["", " ", "\0", "é", "ft:", "arn:", &"x".repeat(10_000)] {
         id("openai", odd);
     }

@@ -282,8 +282,8 @@ impl Reader {
                 if text.len() <= CODE_BYTES {
                     self.push_code(text, key);
                 }
-                // xAI puts prose where others have a code; quota names say which window is meant.
-                if key.starts_with("quota") || (!is_token(text) && key != "reason") {
+                // Quota names say which window is meant.
+                if key.starts_with("quota") {
                     self.push_text(text);
                 }
             }

@@ -258,7 +258,7 @@ impl Rules {
         let named = || body.status.or_else(|| squashed.lines().find_map(|code| self.types.get(code).copied()));
         Scope {
             evidence,
-            status: http.or_else(named).or(evidence.status),
+            status: http.or_else(named).or(evidence.status.filter(|_| body.kind == Kind::Html)),
             kind: body.kind,
             raw_codes: &body.codes,
             codes: self.codes.matches(squashed.as_bytes()),
@@ -286,9 +286,9 @@ impl Rules {
 
 impl Rule {
     fn holds(&self, scope: &Scope) -> bool {
-        self.guard.allows(scope)
+        self.guard.allows(scope, !self.by_status_only())
             && self.when.as_deref().is_none_or(|(statuses, test)| {
-                statuses.iter().any(|s| scope.status.is_some_and(|status| s.has(status))) || test.code(scope) || test.message(scope)
+                statuses.iter().any(|s| s.has(scope.status, false)) || test.code(scope) || test.message(scope)
             })
             && match (self.test.has_codes(), self.test.has_messages()) {
                 (false, false) => true,
@@ -306,11 +306,12 @@ impl Rule {
 }
 
 impl Guard {
-    fn allows(&self, scope: &Scope) -> bool {
+    /// `words`: the rule looks at codes or messages, too.
+    fn allows(&self, scope: &Scope, words: bool) -> bool {
         let provider = scope.evidence.provider;
         (self.providers.is_empty() || self.providers.iter().any(|p| p == provider))
             && !self.not_providers.iter().any(|p| p == provider)
-            && (self.statuses.is_empty() || scope.status.is_some_and(|status| self.statuses.iter().any(|s| s.has(status))))
+            && (self.statuses.is_empty() || self.statuses.iter().any(|s| s.has(scope.status, words)))
             && (self.kinds.is_empty() || self.kinds.contains(&scope.kind))
             && self.credential.is_none_or(|credential| credential == scope.evidence.credential_present)
             && self.exhausted.as_deref().is_none_or(|word| exhausted(scope.evidence.headers, word))
@@ -340,10 +341,13 @@ impl Test {
 }
 
 impl Statuses {
-    fn has(self, status: u16) -> bool {
-        match self {
-            Self::One(one) => one == status,
-            Self::Hundred(hundred) => status / 100 == hundred,
+    /// An error inside a 2xx answer that names no status may be of any hundred, where words decide.
+    fn has(self, status: Option<u16>, words: bool) -> bool {
+        match (self, status) {
+            (Self::One(one), Some(status)) => one == status,
+            (Self::Hundred(hundred), Some(status)) => status / 100 == hundred,
+            (Self::One(_), None) => false,
+            (Self::Hundred(_), None) => words,
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Rules as data: reading, checking and compiling them, and finding the first that matches.
 //!
 //! In: `outcomes.json` (built in) and [`RuleEntry`]s (the user's, tried first). Out: [`Rules`], immutable, to be shared.
-//! All message patterns are one [`RegexSet`] and all codes another, so an error is scanned twice whatever the number of
-//! rules. Patterns work on bytes and cannot backtrack; compiled sizes are capped.
+//! How patterns are matched: `patterns.rs`. They cannot backtrack, and their compiled sizes are capped.
 //!
 //! Words of `outcomes.json`: a rule holds when its `providers`, `not_providers`, `statuses` (`429`, `5xx`), `body`,
 //! `credential`, `exhausted`, `headers`, `when` and `unless` allow it and one of its `codes` or one of its `messages` is
@@ -13,13 +12,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use regex::bytes::{RegexSet, RegexSetBuilder};
 use serde::Deserialize;
 
 use crate::call::{Fault, Outcome, Retry};
 use crate::meter::RuleEntry;
 use crate::meter::unwrap::{Kind, Unwrapped};
 
+use super::patterns::{Candidates, Glob, Patterns, builder, squash};
 use super::{Confidence, Ending, Evidence};
 
 /// The built-in rules.
@@ -28,11 +27,6 @@ const OUTCOMES: &str = include_str!("../outcomes.json");
 const USER_RULES: usize = 256;
 const USER_PATTERNS: usize = 64;
 const PATTERN_BYTES: usize = 1024;
-/// Compiled size of one user pattern and of all patterns together, bytes.
-const PATTERN_SIZE: usize = 256 * 1024;
-const SET_SIZE: usize = 16 * 1024 * 1024;
-const DFA_SIZE: usize = 4 * 1024 * 1024;
-
 /// What is wrong with a user's rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("rules[{index}].{field}: {problem}")]
@@ -52,8 +46,10 @@ pub struct Rules {
     unknown: Rule,
     fixes: HashMap<Arc<str>, String>,
     types: HashMap<String, u16>,
-    messages: RegexSet,
-    codes: RegexSet,
+    messages: Patterns,
+    /// Codes without `*`, squashed, and the others; both with their index.
+    codes: HashMap<String, usize>,
+    globs: Vec<(Glob, usize)>,
 }
 
 /// Shows the count only: a user's patterns may say more than a log should.
@@ -112,8 +108,8 @@ pub(super) struct Scope<'a> {
     status: Option<u16>,
     kind: Kind,
     raw_codes: &'a [String],
-    codes: regex::bytes::SetMatches,
-    messages: regex::bytes::SetMatches,
+    codes: Vec<usize>,
+    messages: Candidates<'a>,
 }
 
 // === the file ===
@@ -201,7 +197,7 @@ impl Rules {
             conditions: HashMap::new(),
             fixes: HashMap::new(),
             messages: Patterns::default(),
-            codes: Patterns::default(),
+            codes: HashMap::new(),
         };
         for (id, entry) in &file.outcomes {
             builder.fixes.insert(id.as_str().into(), entry.fix.clone());
@@ -223,17 +219,15 @@ impl Rules {
             })
             .collect();
         let unknown = builder.plain_rule("unknown", Outcome::UnknownError);
-        let set = |patterns: &[String]| {
-            RegexSetBuilder::new(patterns).unicode(false).size_limit(SET_SIZE).dfa_size_limit(DFA_SIZE).build()
-        };
-        let too_large = |field| move |error: regex::Error| vec![RuleError { index: 0, field, problem: error.to_string() }];
+        builder.messages.finish();
         Ok(Self {
             rules,
             endings,
             unknown,
             types: file.types.iter().map(|(name, status)| (squash(name), *status)).collect(),
-            messages: set(&builder.messages.list).map_err(too_large("messages"))?,
-            codes: set(&builder.codes.list).map_err(too_large("codes"))?,
+            messages: builder.messages,
+            globs: builder.codes.iter().filter(|(code, _)| code.contains('*')).map(|(code, at)| (Glob::new(code), *at)).collect(),
+            codes: builder.codes.iter().filter(|(code, _)| !code.contains('*')).map(|(code, at)| (code.clone(), *at)).collect(),
             fixes: builder.fixes,
         })
     }
@@ -247,22 +241,23 @@ impl Rules {
         self.endings.get(&ending).unwrap_or(&self.unknown)
     }
 
-    pub(super) fn scope<'a>(&self, evidence: &'a Evidence<'a>, body: &'a Unwrapped) -> Scope<'a> {
-        let mut squashed = String::new();
-        for code in &body.codes {
-            squashed.push_str(&squash(code));
-            squashed.push('\n');
+    pub(super) fn scope<'a>(&'a self, evidence: &'a Evidence<'a>, body: &'a Unwrapped) -> Scope<'a> {
+        let squashed: Vec<String> = body.codes.iter().map(|code| squash(code)).collect();
+        let mut codes = Vec::new();
+        for code in &squashed {
+            codes.extend(self.codes.get(code));
+            codes.extend(self.globs.iter().filter(|(glob, _)| glob.matches(code)).map(|(_, at)| at));
         }
         // Only an error inside a 2xx answer needs a status of its own: a named one, else the one its type stands for.
         let http = evidence.status.filter(|status| *status >= 400);
-        let named = || body.status.or_else(|| squashed.lines().find_map(|code| self.types.get(code).copied()));
+        let named = || body.status.or_else(|| squashed.iter().find_map(|code| self.types.get(code).copied()));
         Scope {
             evidence,
             status: http.or_else(named).or(evidence.status.filter(|_| body.kind == Kind::Html)),
             kind: body.kind,
             raw_codes: &body.codes,
-            codes: self.codes.matches(squashed.as_bytes()),
-            messages: self.messages.matches(body.text.as_bytes()),
+            codes,
+            messages: self.messages.candidates(&body.text),
         }
     }
 
@@ -274,6 +269,11 @@ impl Rules {
     pub(super) fn fixes_missing(&self) -> Vec<String> {
         let all = self.rules.iter().chain(self.endings.values());
         all.filter(|rule| self.fix(&rule.fix).is_none()).map(|rule| rule.id.to_string()).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn broken_patterns(&self) -> Vec<&str> {
+        self.messages.broken()
     }
 
     #[cfg(test)]
@@ -331,7 +331,7 @@ impl Test {
     }
 
     fn code(&self, scope: &Scope) -> bool {
-        self.codes.iter().any(|index| scope.codes.matched(*index))
+        self.codes.iter().any(|index| scope.codes.contains(index))
             || self.exact.iter().any(|exact| scope.raw_codes.iter().any(|code| code.eq_ignore_ascii_case(exact)))
     }
 
@@ -359,11 +359,6 @@ fn exhausted(headers: &[(Box<str>, Box<str>)], word: &str) -> bool {
     })
 }
 
-/// Letters and digits, lower case: `RATE_LIMIT`, `rateLimit` and `rate-limit` are one code.
-fn squash(code: &str) -> String {
-    code.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
-}
-
 fn statuses(list: &[String]) -> Vec<Statuses> {
     list.iter()
         .filter_map(|text| match text.strip_suffix("xx") {
@@ -375,41 +370,29 @@ fn statuses(list: &[String]) -> Vec<Statuses> {
 
 // === building ===
 
-/// Patterns without repetition.
-#[derive(Default)]
-struct Patterns {
-    list: Vec<String>,
-    known: HashMap<String, usize>,
-}
-
-impl Patterns {
-    fn index(&mut self, pattern: String) -> usize {
-        *self.known.entry(pattern).or_insert_with_key(|pattern| {
-            self.list.push(pattern.clone());
-            self.list.len() - 1
-        })
-    }
-}
-
 struct Builder<'a> {
     outcomes: &'a BTreeMap<Outcome, OutcomeEntry>,
     conditions: HashMap<String, Arc<(Vec<Statuses>, Test)>>,
     fixes: HashMap<Arc<str>, String>,
     messages: Patterns,
-    codes: Patterns,
+    codes: HashMap<String, usize>,
 }
 
 impl Builder<'_> {
     fn test(&mut self, codes: &[String], messages: &[String]) -> Test {
-        let code = |glob: &String| format!("(?m)^{}$", glob.split('*').map(squash).collect::<Vec<_>>().join("[a-z0-9]*"));
         // Bytes are enough, and make smaller automata, where a pattern is ASCII.
         let message = |text: &String| {
             let text = text.replace(' ', "[ _-]?");
             if text.is_ascii() { text } else { format!("(?u:{text})") }
         };
+        let mut code = |text: &String| {
+            let text = text.split('*').map(squash).collect::<Vec<_>>().join("*");
+            let next = self.codes.len();
+            *self.codes.entry(text).or_insert(next)
+        };
         Test {
-            codes: codes.iter().map(|glob| self.codes.index(code(glob))).collect(),
-            messages: messages.iter().map(|text| self.messages.index(message(text))).collect(),
+            codes: codes.iter().map(&mut code).collect(),
+            messages: messages.iter().map(|text| self.messages.add(message(text))).collect(),
             exact: Vec::new(),
         }
     }
@@ -493,7 +476,7 @@ impl Builder<'_> {
             let mut test = Test { exact: entry.codes.clone(), ..Test::default() };
             for text in &entry.messages {
                 match checked(text) {
-                    Ok(pattern) => test.messages.push(self.messages.index(pattern)),
+                    Ok(pattern) => test.messages.push(self.messages.add(pattern)),
                     Err(problem) => wrong("messages", format!("\"{}\": {problem}", short(text))),
                 }
             }
@@ -532,8 +515,7 @@ fn checked(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > PATTERN_BYTES {
         return Err(format!("{} bytes; write 1 to {PATTERN_BYTES}", text.len()));
     }
-    let regex = regex::bytes::RegexBuilder::new(text).case_insensitive(true).size_limit(PATTERN_SIZE).build();
-    match regex {
+    match builder(text).case_insensitive(true).unicode(true).build() {
         Ok(regex) if regex.is_match(b"") => Err("matches every text; write something that must be there".into()),
         Ok(_) => Ok(format!("(?iu:{text})")),
         Err(regex::Error::CompiledTooBig(limit)) => Err(format!("larger than {limit} bytes when compiled; write a shorter one")),

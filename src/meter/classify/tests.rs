@@ -83,3 +83,24 @@ fn documented_errors() {
     let wrong = wrong(include_str!("../../../tests/fixtures/errors/extra.jsonl"));
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+#[test]
+fn speed() {
+    let started = Instant::now();
+    let rules = Rules::embedded();
+    println!("build {:?}", started.elapsed());
+    let cases = cases(include_str!("../../../tests/fixtures/errors/extra.jsonl"));
+    for round in 0..3 {
+        let started = Instant::now();
+        for case in &cases {
+            std::hint::black_box(verdict(&rules, case));
+        }
+        println!("round {round}: {:?} each", started.elapsed() / cases.len() as u32);
+    }
+    let ok = Evidence { provider: "openai", status: Some(200), ..Evidence::default() };
+    let started = Instant::now();
+    for _ in 0..100_000 {
+        std::hint::black_box(rules.classify(&ok));
+    }
+    println!("ok: {:?} each", started.elapsed() / 100_000);
+}

@@ -7,13 +7,16 @@
 
 mod account;
 mod billing;
+mod classify;
 mod estimate;
 mod finding;
 mod model;
 mod price;
 mod recent;
+mod redact;
 mod retry;
 mod shape;
+mod unwrap;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,9 +25,11 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 
 pub use account::AccountNames;
+pub use classify::{Confidence, Evidence, RuleError, Rules, Verdict};
 pub use finding::{Findings, KeyHistory, MAX_KEYS, Observed, OrgIds};
 pub use model::{BoundedNames, MAX_LABEL_BYTES, ModelLabels};
 pub use price::{PriceBook, PriceBookError, PriceInput, Priced};
+pub use redact::redact;
 pub use retry::Retries;
 pub use shape::{KeyEntry, PriceOverride, RuleEntry};
 
@@ -53,6 +58,20 @@ pub trait Classify: Send + Sync {
     /// Decides; always answers. `worked` is how long ago the same key last worked, if it did: a refusal of a key that
     /// worked minutes ago is another story than that of one that never did.
     fn judge(&self, facts: &CallFacts, worked: Option<Duration>) -> Judgement;
+}
+
+impl Classify for Rules {
+    fn judge(&self, facts: &CallFacts, _worked: Option<Duration>) -> Judgement {
+        let verdict = self.classify(&Evidence::from(facts));
+        Judgement {
+            outcome: verdict.outcome,
+            fault: verdict.fault,
+            retry: verdict.retry,
+            first_fix: Some(verdict.first_fix).filter(|fix| !fix.is_empty() && &**fix != "none"),
+            error_type: verdict.error_type,
+            error_code: verdict.error_code,
+        }
+    }
 }
 
 /// What config says to the meter.

@@ -4,8 +4,8 @@
 //!
 //! How a document is pruned:
 //! - Of two paths that match, the deeper decides for what it names: below `Keep`, `Text` and `Presence` still hold.
-//! - Objects and arrays on the way to an interest are kept when something inside them was; array elements without
-//!   anything of interest are left out, so that positions may shift. The document's own object or array always stays.
+//! - Objects and arrays on the way to an interest stay, even empty. Inside arrays those without anything of interest are
+//!   left out, with `null` in their place when a later element stays ([`MAX_PLACES`] at most).
 //! - `Text` on an object or array only lets deeper paths match. `Presence` on one with deeper paths gives what those
 //!   kept, or `true`. Below `DeepText` nothing is kept; a `Presence` there names a part that is not text.
 //! - `null` under `Text`, `DeepText` and `Keep` stays `null`; under `Presence` and elsewhere it is left out.
@@ -48,6 +48,9 @@ const MAX_ERROR_STRING: usize = 4 * 1024;
 const MAX_KEY: usize = 256;
 /// Deepest kept or deep-read part; what is deeper is skipped.
 pub const MAX_DEPTH: usize = 96;
+/// Elements whose place is held by `null` when something behind them is kept: choices and outputs are told apart by
+/// place where they have no index, and there are at most 128 of them.
+const MAX_PLACES: usize = 256;
 /// Longest number or word.
 const MAX_SCALAR: usize = 128;
 
@@ -153,24 +156,20 @@ struct Frame {
 #[derive(Debug)]
 enum Kind {
     Object(Map<String, Value>),
-    Array(Vec<Value>),
+    /// What was kept, and how many elements have begun.
+    Array(Vec<Value>, usize),
 }
 
 impl Pruner {
     /// A pruner for `interests`.
     pub fn new(interests: &'static [Interest]) -> Self {
-        Self::with_paths(Paths::of(interests, &[]), MAX_STRING)
-    }
-
-    /// A pruner for `interests` and, for paths that those do not have themselves, `extra`.
-    pub fn with_extra(interests: &'static [Interest], extra: &'static [Interest]) -> Self {
-        Self::with_paths(Paths::of(interests, extra), MAX_STRING)
+        Self::with_paths(Paths::of(interests), MAX_STRING)
     }
 
     /// A pruner that keeps everything within its bounds: for documents that are known to be errors.
     pub fn keep_all() -> Self {
         static ALL: [Interest; 1] = [Interest { path: "", take: Take::Keep }];
-        Self::with_paths(Paths::of(&ALL, &[]), MAX_ERROR_STRING)
+        Self::with_paths(Paths::of(&ALL), MAX_ERROR_STRING)
     }
 
     fn with_paths(paths: Arc<Paths>, max_string: usize) -> Self {
@@ -194,9 +193,9 @@ impl Pruner {
         }
     }
 
-    /// Reads on. Stops behind the end of the document and returns how many bytes it took; text goes to `sink`.
+    /// Reads on and returns how many bytes it took; text goes to `sink`.
     ///
-    /// All bytes are taken when the document goes on, and after [`Pruner::has_failed`].
+    /// All of them while the document goes on; it stops behind the document's end, and where it is no JSON any more.
     pub fn feed(&mut self, bytes: &[u8], sink: &mut dyn TextSink) -> usize {
         let mut at = 0;
         while at < bytes.len() {
@@ -204,8 +203,7 @@ impl Pruner {
                 State::Skip { .. } => at += self.skip(&bytes[at..]),
                 State::Text(role) => at += self.text(role, &bytes[at..], sink),
                 State::Scalar { keep } => at += self.scalar(keep, &bytes[at..]),
-                State::Done => return at,
-                State::Failed => return bytes.len(),
+                State::Done | State::Failed => return at,
                 _ if matches!(bytes[at], b' ' | b'\n' | b'\r' | b'\t') => at += 1,
                 State::Value => at += self.value(&bytes[at..], sink),
                 State::Key => match bytes[at] {
@@ -265,7 +263,7 @@ impl Pruner {
         self.stack.truncate(1);
         let value = match self.stack.pop() {
             Some(Frame { kind: Kind::Object(map), .. }) => Value::Object(map),
-            Some(Frame { kind: Kind::Array(list), .. }) => Value::Array(list),
+            Some(Frame { kind: Kind::Array(list, _), .. }) => Value::Array(list),
             None => std::mem::take(&mut self.root),
         };
         self.reset();
@@ -311,8 +309,10 @@ impl Pruner {
 
     /// After a comma or an opening bracket.
     fn next_member(&mut self) {
-        match self.stack.last() {
-            Some(Frame { slot, kind: Kind::Array(_), .. }) => {
+        match self.stack.last_mut() {
+            Some(Frame { slot, kind: Kind::Array(_, begun), .. }) => {
+                *begun += 1;
+                let slot = *slot;
                 self.slot = self.slot_below(slot.mode, self.paths.element(slot.node));
                 self.key.clear();
                 self.state = State::Value;
@@ -354,7 +354,7 @@ impl Pruner {
                 self.open(bytes[0] == b'[', take);
                 1
             }
-            b']' if matches!(self.stack.last(), Some(Frame { kind: Kind::Array(_), .. })) => {
+            b']' if matches!(self.stack.last(), Some(Frame { kind: Kind::Array(..), .. })) => {
                 self.close(b']');
                 1
             }
@@ -404,7 +404,7 @@ impl Pruner {
         if mode == Mode::Deep && self.slot.mode != Mode::Deep {
             self.text_bytes = 0;
         }
-        let kind = if array { Kind::Array(Vec::new()) } else { Kind::Object(Map::new()) };
+        let kind = if array { Kind::Array(Vec::new(), 0) } else { Kind::Object(Map::new()) };
         self.arrays += usize::from(array);
         self.stack.push(Frame {
             slot: Slot { node: self.slot.node, mode },
@@ -427,7 +427,7 @@ impl Pruner {
                 let empty = map.is_empty();
                 (Value::Object(map), empty)
             }
-            Kind::Array(list) if bracket == b']' => {
+            Kind::Array(list, _) if bracket == b']' => {
                 self.arrays -= 1;
                 let empty = list.is_empty();
                 (Value::Array(list), empty)
@@ -446,8 +446,8 @@ impl Pruner {
                 }
             }
             Mode::Keep => self.put(frame.key, value),
-            _ if is_root || !empty => self.put(frame.key, value),
-            _ if frame.presence => self.put(frame.key, Value::Bool(true)),
+            _ if frame.presence && empty => self.put(frame.key, Value::Bool(true)),
+            _ if is_root || !empty || self.arrays == 0 => self.put(frame.key, value),
             _ => {}
         }
         self.after_value();
@@ -476,7 +476,13 @@ impl Pruner {
             Some(Frame { kind: Kind::Object(map), .. }) => {
                 map.insert(key, value);
             }
-            Some(Frame { kind: Kind::Array(list), .. }) => list.push(value),
+            Some(Frame { kind: Kind::Array(list, begun), .. }) => {
+                while list.len() + 1 < *begun && list.len() < MAX_PLACES {
+                    self.kept += VALUE_COST;
+                    list.push(Value::Null);
+                }
+                list.push(value);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Protocol families: where usage, model, error and end stand in each format. Pure: bytes in, [`Reply`] out.
 
-mod decoder;
+pub mod decoder;
 mod eventstream;
 pub mod json;
 #[cfg(test)]

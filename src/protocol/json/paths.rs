@@ -34,20 +34,17 @@ struct Node {
 type Position = (u16, u16);
 
 impl Paths {
-    /// The compiled form of `table` and, for paths that it does not have itself, `extra`.
-    pub(super) fn of(table: &'static [Interest], extra: &'static [Interest]) -> Arc<Paths> {
-        static CACHE: RwLock<Vec<((usize, usize, usize), Arc<Paths>)>> = RwLock::new(Vec::new());
+    /// The compiled form of `table`.
+    pub(super) fn of(table: &'static [Interest]) -> Arc<Paths> {
+        type Cache = Vec<((usize, usize), Arc<Paths>)>;
+        static CACHE: RwLock<Cache> = RwLock::new(Vec::new());
         // Statics never move, so that the address names the table.
-        let key = (table.as_ptr() as usize, table.len(), extra.as_ptr() as usize);
-        let find = |cache: &Vec<((usize, usize, usize), Arc<Paths>)>| {
-            cache.iter().find(|(known, _)| *known == key).map(|(_, paths)| Arc::clone(paths))
-        };
+        let key = (table.as_ptr() as usize, table.len());
+        let find = |cache: &Cache| cache.iter().find(|(known, _)| *known == key).map(|(_, paths)| Arc::clone(paths));
         if let Some(paths) = find(&CACHE.read().unwrap_or_else(PoisonError::into_inner)) {
             return paths;
         }
-        let mut all = table.to_vec();
-        all.extend(extra.iter().filter(|e| !table.iter().any(|known| known.path == e.path)).copied());
-        let paths = Arc::new(Paths::compile(&all));
+        let paths = Arc::new(Paths::compile(table));
         let mut cache = CACHE.write().unwrap_or_else(PoisonError::into_inner);
         if cache.len() < CACHED_TABLES && find(&cache).is_none() {
             cache.push((key, Arc::clone(&paths)));

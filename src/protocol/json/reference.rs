@@ -67,7 +67,7 @@ impl Reference<'_> {
                 match take {
                     Some(Take::Keep) => inner,
                     Some(Take::Presence) => Some(inner.filter(|v| !is_empty(v)).unwrap_or(Value::Bool(true))),
-                    _ => inner.filter(|v| !is_empty(v)),
+                    _ => inner.filter(|v| !is_empty(v) || !at.contains(&None)),
                 }
             }
             (_, Some(Take::Presence)) => Some(Value::Bool(true)),
@@ -102,10 +102,13 @@ impl Reference<'_> {
                 let mut kept = Vec::new();
                 for element in list {
                     at.push(None);
-                    kept.extend(self.prune(element, at, keep));
+                    kept.push(self.prune(element, at, keep));
                     at.pop();
                 }
-                Some(kept.into())
+                while kept.last() == Some(&None) {
+                    kept.pop();
+                }
+                Some(kept.into_iter().map(Option::unwrap_or_default).collect())
             }
             _ => None,
         }

@@ -222,17 +222,12 @@ impl TextSample {
 
     /// Adds text as it passes.
     pub fn push(&mut self, text: &str) {
-        self.total_bytes += text.len() as u64;
-        let room = Self::CAPACITY.saturating_sub(self.kept.len());
-        if room >= text.len() {
-            self.kept.push_str(text);
-        } else if room > 0 {
-            let mut end = room;
-            while !text.is_char_boundary(end) {
-                end -= 1;
-            }
-            self.kept.push_str(&text[..end]);
+        // Nothing follows a cut: what is kept is the beginning, however the text came in pieces.
+        if self.kept.len() as u64 == self.total_bytes {
+            let room = Self::CAPACITY.saturating_sub(self.kept.len());
+            self.kept.push_str(&text[..text.floor_char_boundary(room)]);
         }
+        self.total_bytes += text.len() as u64;
     }
 
     /// The kept beginning.

@@ -1,5 +1,12 @@
 //! Protocol families: where usage, model, error and end stand in each format. Pure: bytes in, [`Reply`] out.
 
+pub mod decoder;
+mod eventstream;
+pub mod json;
+#[cfg(test)]
+pub(crate) mod random;
+mod sse;
+
 use serde_json::Value;
 
 use crate::call::Reply;

@@ -580,18 +580,19 @@ impl Inner {
         })
     }
 
+    /// What is known of a key; of all others of its provider when its gauges find no room.
     fn key(&self, key: &Arc<str>, provider: &Arc<str>) -> Arc<Key> {
+        let tier = tier_of(&[key], provider);
         let hash = self.keys_seen.hash(&[key, provider]);
-        let make = || {
-            let single = **key != *OTHER;
-            let entry = Key::new(key.clone(), provider.clone(), tier_of(&[key], provider), single, &self.budget);
-            if !entry.gauges {
-                self.overflow(OverflowLabel::Series);
-            }
-            Some(Arc::new(entry))
-        };
         let is = |entry: &Key| entry.key == *key && entry.provider == *provider;
-        self.keys_seen.find_or(hash, is, make).expect("it is always made")
+        let make = || {
+            let entry = Key::new(key.clone(), provider.clone(), tier, **key != *OTHER, &self.budget);
+            (entry.gauges || tier != Tier::Exact).then(|| Arc::new(entry))
+        };
+        self.keys_seen.find_or(hash, is, make).unwrap_or_else(|| {
+            self.overflow(OverflowLabel::Series);
+            self.key(&self.other, provider)
+        })
     }
 
     fn observe_limits(&self, record: &CallRecord, entry: &KeyModel, account: Option<Arc<str>>, now: u64) {

@@ -1,6 +1,6 @@
 //! What is known of one key at one provider: verdict, last use, findings, accounts, and the row of the status page.
 //!
-//! Bounded by the ceiling on keys; holds fingerprints and names only.
+//! Bounded by the ceilings on keys and series; holds fingerprints and names only.
 
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;

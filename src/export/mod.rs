@@ -1,1 +1,2 @@
-//! (to come)
+//! Shows records: metrics in place, spans and log lines over bounded queues.
+pub mod metrics;

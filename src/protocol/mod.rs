@@ -1,5 +1,25 @@
 //! Protocol families: where usage, model, error and end stand in each format. Pure: bytes in, [`Reply`] out.
 
+mod anthropic;
+mod bedrock;
+mod cohere;
+mod dashscope;
+mod families;
+mod gemini;
+mod gemini_interactions;
+mod ollama;
+mod openai_chat;
+mod openai_other;
+mod openai_realtime;
+mod openai_responses;
+mod openai_usage;
+mod read;
+#[cfg(test)]
+mod testing;
+mod watsonx;
+
+pub use bedrock::usage_from_headers;
+pub use families::family;
 use serde_json::Value;
 
 use crate::call::Reply;

@@ -643,3 +643,13 @@ fn tier_of(labels: &[&Arc<str>], provider: &Arc<str>) -> Tier {
 fn wall(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
+
+impl super::Drops for Metrics {
+    fn dropped(&self, signal: Signal, reason: DropReason, count: u64) {
+        Metrics::dropped(self, signal, reason, count);
+    }
+
+    fn queue_length(&self, signal: Signal, length: usize) {
+        Metrics::queue_length(self, signal, length);
+    }
+}

@@ -3,6 +3,8 @@
 //! `metrics.yaml` beside this file is the published list; a test holds the two together. A name, type, unit or label of
 //! a stable family changes only in a major version.
 
+pub use crate::export::{DropReason, Signal};
+
 use crate::call::label_enum;
 
 label_enum! {
@@ -280,15 +282,6 @@ label_enum! {
     }
 }
 
-label_enum! {
-    /// A kind of telemetry that can be lost.
-    Signal { Traces = "traces", Metrics = "metrics", Logs = "logs", Ledger = "ledger" }
-}
-
-label_enum! {
-    /// Why telemetry was lost.
-    DropReason { QueueFull = "queue_full", ExportFailed = "export_failed", Shutdown = "shutdown" }
-}
 
 label_enum! {
     /// Which ceiling folded a label value into `other`.

@@ -9,6 +9,21 @@ use super::{End, Finding, Fingerprint, KeyPlace, Money, Operation, Protocol, Usa
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId(pub u128);
 
+impl CallId {
+    /// A new id: milliseconds since the epoch in the first 48 bits, the rest random (RFC 9562 section 5.7).
+    pub fn new(now: SystemTime) -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        thread_local!(static RANDOM: RandomState = RandomState::new());
+        let millis = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis()) & 0xffff_ffff_ffff;
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let (high, low) = RANDOM.with(|random| (random.hash_one((count, 0)), random.hash_one((count, 1))));
+        let random = (u128::from(high & 0xfff) << 64) | u128::from(low >> 2);
+        Self(millis << 80 | 0x7 << 76 | 0b10 << 62 | random)
+    }
+}
+
 impl std::fmt::Display for CallId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:032x}", self.0)

@@ -3,3 +3,11 @@
 mod shape;
 
 pub use shape::{KeyEntry, PriceOverride, RuleEntry};
+
+// Outcome classification.
+mod classify;
+mod redact;
+mod unwrap;
+
+pub use classify::{Confidence, Evidence, RuleError, Rules, Verdict};
+pub use redact::redact;

@@ -17,8 +17,8 @@ use crate::call::{CallFacts, End, Fault, GeneratedError, Outcome, Retry};
 use super::redact::redact;
 use super::unwrap::{Unwrapped, unwrap};
 
-pub use rules::{RuleError, Rules};
 use rules::Rule;
+pub use rules::{RuleError, Rules};
 
 /// Longest error code and error type in a verdict, characters.
 const CODE_CHARS: usize = 64;

@@ -109,7 +109,7 @@ mod tests {
             "00000000-1111-2222-3333-444444444444".into(),
             "somebody@example.com".into(),
         ] {
-            for around in [format!("{key}"), format!("wrong key '{key}' given"), format!("consumer api_key:{key}")] {
+            for around in [key.clone(), format!("wrong key '{key}' given"), format!("consumer api_key:{key}")] {
                 let masked = redact(&around);
                 assert!(!masked.contains(&key[..key.len().min(12)]), "{around} -> {masked}");
                 assert!(!masked.contains(&key[key.len() - 4..]), "{around} -> {masked}");

@@ -131,6 +131,11 @@ pub(super) fn unwrap(body: &[u8], assume_error: bool) -> Unwrapped {
     let mut reader = Reader { out: Unwrapped::default(), left: VALUES };
     reader.body(text, assume_error);
     reader.out.is_error |= assume_error;
+    if reader.out.text.is_empty() {
+        // Only prose where others have a code (xAI).
+        let prose: Vec<String> = reader.out.codes.iter().filter(|code| !is_token(code)).cloned().collect();
+        prose.iter().for_each(|code| reader.push_text(code));
+    }
     reader.out
 }
 
@@ -306,7 +311,8 @@ impl Reader {
         let is_type = key.ends_with("type") || key == "status" || key == "name";
         let slot = if is_type { &mut self.out.error_type } else { &mut self.out.error_code };
         let generic = code == "error" || key.starts_with("quota") || code.starts_with("response.");
-        if !generic && (slot.is_none() || (number.is_none() && slot.as_ref().is_some_and(|s| s.parse::<i64>().is_ok()))) {
+        if !generic && (slot.is_none() || (number.is_none() && slot.as_ref().is_some_and(|s| s.parse::<i64>().is_ok())))
+        {
             *slot = Some(code.to_string());
         }
         if !self.out.codes.iter().any(|known| known == code) {
@@ -449,7 +455,8 @@ fn looks_like_error(value: &Value, level: u8) -> bool {
     match value {
         Value::Array(items) => level > 0 && items.iter().take(8).any(|item| looks_like_error(item, level - 1)),
         Value::Object(map) => {
-            let answer = ["choices", "candidates", "content", "output", "usage"].iter().any(|key| map.contains_key(*key));
+            let answer =
+                ["choices", "candidates", "content", "output", "usage"].iter().any(|key| map.contains_key(*key));
             let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default();
             let has = |key: &str| map.get(key).is_some_and(set);
             has("error")
@@ -459,14 +466,14 @@ fn looks_like_error(value: &Value, level: u8) -> bool {
                 || map.get("success") == Some(&Value::Bool(false))
                 || map.get("base_resp").and_then(|resp| resp.get("status_code")).is_some_and(set)
                 || map.get("response").and_then(|response| response.get("error")).is_some_and(set)
-                || map.get("choices").and_then(Value::as_array).is_some_and(|choices| {
-                    choices.iter().take(8).any(|choice| choice.get("error").is_some_and(set))
-                })
+                || map
+                    .get("choices")
+                    .and_then(Value::as_array)
+                    .is_some_and(|choices| choices.iter().take(8).any(|choice| choice.get("error").is_some_and(set)))
                 || map.iter().any(|(key, value)| {
                     key == "__type" || (value.is_object() && key.to_ascii_lowercase().ends_with("exception"))
                 })
-                || (!answer
-                    && (has("error_code") || has("errorCode") || has("detail") || has("fault"))
+                || (!answer && (has("error_code") || has("errorCode") || has("detail") || has("fault"))
                     || !answer && (has("message") || has("msg")) && (has("code") || has("type") || map.len() <= 2))
         }
         _ => false,

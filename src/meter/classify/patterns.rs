@@ -80,8 +80,7 @@ impl Patterns {
     }
 
     pub(super) fn candidates<'a>(&'a self, text: &'a str) -> Candidates<'a> {
-        let mut possible: Vec<bool> =
-            self.list.iter().map(|pattern| pattern.always || self.search.is_none()).collect();
+        let mut possible: Vec<bool> = self.list.iter().map(|pattern| pattern.always || self.search.is_none()).collect();
         for found in self.search.iter().flat_map(|search| search.find_overlapping_iter(text)) {
             for index in &self.owners[found.pattern().as_usize()] {
                 possible[*index] = true;
@@ -128,7 +127,9 @@ fn required(hir: &Hir) -> Option<Vec<Vec<u8>>> {
         HirKind::Literal(literal) if literal.0.len() >= LITERAL_BYTES => Some(vec![literal.0.to_vec()]),
         HirKind::Capture(capture) => required(&capture.sub),
         HirKind::Repetition(repetition) if repetition.min > 0 => required(&repetition.sub),
-        HirKind::Concat(parts) => parts.iter().filter_map(required).max_by_key(|set| (shortest(set), usize::MAX - set.len())),
+        HirKind::Concat(parts) => {
+            parts.iter().filter_map(required).max_by_key(|set| (shortest(set), usize::MAX - set.len()))
+        }
         HirKind::Alternation(branches) => {
             let sets = branches.iter().map(required).collect::<Option<Vec<_>>>()?;
             let all: Vec<_> = sets.into_iter().flatten().collect();

@@ -3,7 +3,7 @@
 //! In: `outcomes.json` (built in) and [`RuleEntry`]s (the user's, tried first). Out: [`Rules`], immutable, to be shared.
 //! How patterns are matched: `patterns.rs`. They cannot backtrack, and their compiled sizes are capped.
 //!
-//! Words of `outcomes.json`: a rule holds when its `providers`, `not_providers`, `statuses` (`429`, `5xx`), `body`,
+//! Words of `outcomes.json`: a rule holds when its `providers`, `not_providers`, `statuses`, `not_statuses` (`429`, `5xx`), `body`,
 //! `credential`, `exhausted`, `headers`, `when` and `unless` allow it and one of its `codes` or one of its `messages` is
 //! there. `codes` are compared by letters and digits alone (`rate_limit` = `RateLimit`), `*` stands for anything.
 //! `messages` are regular expressions over the lower-case text of all messages, one message a line; a space in them also
@@ -81,6 +81,7 @@ struct Guard {
     providers: Vec<String>,
     not_providers: Vec<String>,
     statuses: Vec<Statuses>,
+    not_statuses: Vec<Statuses>,
     kinds: Vec<Kind>,
     credential: Option<bool>,
     exhausted: Option<String>,
@@ -156,6 +157,8 @@ struct RuleFile {
     #[serde(default)]
     statuses: Vec<String>,
     #[serde(default)]
+    not_statuses: Vec<String>,
+    #[serde(default)]
     body: Vec<String>,
     credential: Option<bool>,
     exhausted: Option<String>,
@@ -226,8 +229,18 @@ impl Rules {
             unknown,
             types: file.types.iter().map(|(name, status)| (squash(name), *status)).collect(),
             messages: builder.messages,
-            globs: builder.codes.iter().filter(|(code, _)| code.contains('*')).map(|(code, at)| (Glob::new(code), *at)).collect(),
-            codes: builder.codes.iter().filter(|(code, _)| !code.contains('*')).map(|(code, at)| (code.clone(), *at)).collect(),
+            globs: builder
+                .codes
+                .iter()
+                .filter(|(code, _)| code.contains('*'))
+                .map(|(code, at)| (Glob::new(code), *at))
+                .collect(),
+            codes: builder
+                .codes
+                .iter()
+                .filter(|(code, _)| !code.contains('*'))
+                .map(|(code, at)| (code.clone(), *at))
+                .collect(),
             fixes: builder.fixes,
         })
     }
@@ -312,6 +325,7 @@ impl Guard {
         (self.providers.is_empty() || self.providers.iter().any(|p| p == provider))
             && !self.not_providers.iter().any(|p| p == provider)
             && (self.statuses.is_empty() || self.statuses.iter().any(|s| s.has(scope.status, words)))
+            && !self.not_statuses.iter().any(|s| s.has(scope.status, false))
             && (self.kinds.is_empty() || self.kinds.contains(&scope.kind))
             && self.credential.is_none_or(|credential| credential == scope.evidence.credential_present)
             && self.exhausted.as_deref().is_none_or(|word| exhausted(scope.evidence.headers, word))
@@ -421,6 +435,7 @@ impl Builder<'_> {
             providers: entry.providers.clone(),
             not_providers: entry.not_providers.clone(),
             statuses: statuses(&entry.statuses),
+            not_statuses: statuses(&entry.not_statuses),
             kinds: entry.body.iter().map(|name| kind(name)).collect(),
             credential: entry.credential,
             exhausted: entry.exhausted.clone(),
@@ -518,7 +533,9 @@ fn checked(text: &str) -> Result<String, String> {
     match builder(text).case_insensitive(true).unicode(true).build() {
         Ok(regex) if regex.is_match(b"") => Err("matches every text; write something that must be there".into()),
         Ok(_) => Ok(format!("(?iu:{text})")),
-        Err(regex::Error::CompiledTooBig(limit)) => Err(format!("larger than {limit} bytes when compiled; write a shorter one")),
+        Err(regex::Error::CompiledTooBig(limit)) => {
+            Err(format!("larger than {limit} bytes when compiled; write a shorter one"))
+        }
         Err(error) => Err(error.to_string().lines().last().unwrap_or("not a regular expression").trim().to_string()),
     }
 }

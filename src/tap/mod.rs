@@ -1,1 +1,4 @@
 //! (to come)
+
+pub mod decompress;
+pub mod request;

@@ -127,10 +127,10 @@ impl Multipart {
         self.matched += 1;
         if self.matched == self.delimiter.len() {
             let value = std::mem::take(&mut self.value);
-            if let Some(field) = self.field.take() {
-                if !self.fields.iter().any(|(known, _)| *known == field) {
-                    self.fields.push((field, value));
-                }
+            if let Some(field) = self.field.take()
+                && !self.fields.iter().any(|(known, _)| *known == field)
+            {
+                self.fields.push((field, value));
             }
             self.matched = 0;
             self.state = State::Delimiter { dashes: 0 };

@@ -69,7 +69,7 @@ enum Kind {
 enum Framing {
     /// Not known yet; the first bytes that are no white space.
     Sniff(Vec<u8>),
-    Documents(Documents),
+    Documents(Box<Documents>),
     Sse(Box<Sse>),
     EventStream(Box<EventStream>),
     /// Nothing that could be read.
@@ -254,7 +254,13 @@ impl Reading {
             matches!(self.protocol, Protocol::BedrockConverse | Protocol::BedrockInvoke | Protocol::BedrockAgent);
         let documents = || {
             let shape = if kind == Kind::Lines { Shape::Lines } else { Shape::Single };
-            Framing::Documents(Documents { pruner: Pruner::new(interests), first: None, shape, count: 0, lost: false })
+            Framing::Documents(Box::new(Documents {
+                pruner: Pruner::new(interests),
+                first: None,
+                shape,
+                count: 0,
+                lost: false,
+            }))
         };
         Some(match (*head.first()?, kind) {
             (b'{' | b'[', _) => documents(),

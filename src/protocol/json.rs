@@ -440,11 +440,10 @@ impl Pruner {
             }
         };
         match frame.slot.mode {
-            Mode::Deep => {
-                if self.stack.last().is_none_or(|parent| parent.slot.mode != Mode::Deep) {
-                    self.put(frame.key, Value::from(self.text_bytes));
-                }
+            Mode::Deep if self.stack.last().is_none_or(|parent| parent.slot.mode != Mode::Deep) => {
+                self.put(frame.key, Value::from(self.text_bytes));
             }
+            Mode::Deep => {}
             Mode::Keep => self.put(frame.key, value),
             _ if frame.presence && empty => self.put(frame.key, Value::Bool(true)),
             _ if is_root || !empty || self.arrays == 0 => self.put(frame.key, value),
@@ -488,13 +487,13 @@ impl Pruner {
 
     /// A key, from behind its opening quote. Returns the bytes taken.
     fn key(&mut self, bytes: &[u8]) -> usize {
-        if let Some(end) = memchr2(b'"', b'\\', bytes) {
-            if bytes[end] == b'"' && end <= MAX_KEY {
-                if let Ok(key) = std::str::from_utf8(&bytes[..end]) {
-                    self.end_key(key);
-                    return end + 1;
-                }
-            }
+        if let Some(end) = memchr2(b'"', b'\\', bytes)
+            && bytes[end] == b'"'
+            && end <= MAX_KEY
+            && let Ok(key) = std::str::from_utf8(&bytes[..end])
+        {
+            self.end_key(key);
+            return end + 1;
         }
         self.text.clear();
         self.state = State::Text(Role::Key);

@@ -163,10 +163,10 @@ impl Sse {
                 Line::Name => self.field_name(byte, bytes),
                 Line::Colon(field) => {
                     // A second document without an empty line between: the first one is an event of its own.
-                    if field == Field::Error || field == Field::Data && self.is_whole() {
-                        if let Some(item) = self.dispatch() {
-                            return Some(item);
-                        }
+                    if (field == Field::Error || field == Field::Data && self.is_whole())
+                        && let Some(item) = self.dispatch()
+                    {
+                        return Some(item);
                     }
                     if byte == b' ' {
                         *bytes = &bytes[1..];
@@ -202,10 +202,10 @@ impl Sse {
                     if let Some(&end) = rest.first() {
                         self.line_end(end);
                         *bytes = &rest[1..];
-                        if field == Field::Error {
-                            if let Some(item) = self.dispatch() {
-                                return Some(item);
-                            }
+                        if field == Field::Error
+                            && let Some(item) = self.dispatch()
+                        {
+                            return Some(item);
                         }
                     }
                 }

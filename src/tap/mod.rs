@@ -2,9 +2,9 @@
 //! what it needs, and ends in exactly one call to [`Sink::finish`], whoever ends the call and however.
 
 mod answer_body;
-mod decompress;
+pub mod decompress;
 pub mod inject;
-mod request;
+pub mod request;
 mod request_body;
 mod websocket;
 

@@ -8,11 +8,13 @@ use super::super::{Interest, Take};
 use super::*;
 use crate::call::Usage;
 
+/// (event, streaming, document) as a family got it.
+type Read = (Option<String>, bool, Value);
+
 /// Enough of a protocol to see what the decoder hands over.
 #[derive(Default)]
 struct Probe {
-    /// (event, streaming, document) as they came.
-    read: std::sync::Arc<std::sync::Mutex<Vec<(Option<String>, bool, Value)>>>,
+    read: std::sync::Arc<std::sync::Mutex<Vec<Read>>>,
     no_terminal: bool,
 }
 
@@ -54,7 +56,7 @@ impl Family for Probe {
 struct Got {
     reply: Reply,
     seen: Seen,
-    documents: Vec<(Option<String>, bool, Value)>,
+    documents: Vec<Read>,
 }
 
 struct Body<'a> {

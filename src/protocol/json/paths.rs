@@ -81,11 +81,12 @@ impl Paths {
             let mut node = Node { any: visit(None), ..Node::default() };
             for (i, at) in open() {
                 let name = segments[*i as usize][*at as usize];
-                if name != "*" && !node.children.iter().any(|(n, _)| **n == *name) {
-                    if let Some(child) = visit(Some(name)) {
-                        node.children.push((name.into(), child));
-                        node.lengths |= 1 << name.len().min(63);
-                    }
+                if name != "*"
+                    && !node.children.iter().any(|(n, _)| **n == *name)
+                    && let Some(child) = visit(Some(name))
+                {
+                    node.children.push((name.into(), child));
+                    node.lengths |= 1 << name.len().min(63);
                 }
             }
             node.take = here

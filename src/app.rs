@@ -135,7 +135,9 @@ impl App {
             Arc::new(metrics.clone()),
         )?;
         let rooms = Arc::new(Rooms { meter, metrics, exports, settling: AtomicUsize::new(0), settled: Notify::new() });
-        tell_metrics(&rooms, &config);
+        tell_metrics(&rooms, &current);
+        let status = config.status();
+        rooms.metrics.config_reloaded(status.successful, status.last_success);
 
         let guards = rooms.metrics.clone();
         let spine = Arc::new(Proxy::new(snapshot(&current)?, Arc::new(Settle(Arc::clone(&rooms))), move |provider| {
@@ -158,13 +160,8 @@ impl App {
         });
 
         let (stop_admin, mut admin_stopped) = watch::channel(false);
-        let source = Status {
-            rooms: Arc::clone(&rooms),
-            config: config.clone(),
-            proxy,
-            admin,
-            phase: phase.subscribe(),
-        };
+        let source =
+            Status { rooms: Arc::clone(&rooms), config: config.clone(), proxy, admin, phase: phase.subscribe() };
         let pages = admin::Admin::new(rooms.metrics.clone(), Arc::new(source), Vec::new());
         let admin_task = tokio::spawn(pages.serve(admin_listener, async move {
             let _ = admin_stopped.wait_for(|stop| *stop).await;
@@ -296,10 +293,21 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
     })
 }
 
-/// Takes every later configuration over.
+/// Takes every later configuration over, and tells what became of each reload.
 fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) {
+    let mut reloads = config.subscribe_reloads();
+    let metrics = rooms.metrics.clone();
+    tokio::spawn(async move {
+        while reloads.changed().await.is_ok() {
+            let (successful, last_success) = {
+                let status = reloads.borrow_and_update();
+                (status.successful, status.last_success)
+            };
+            metrics.config_reloaded(successful, last_success);
+        }
+    });
     let mut changes = config.subscribe();
-    let (config, rooms, spine) = (config.clone(), Arc::downgrade(rooms), Arc::downgrade(spine));
+    let (rooms, spine) = (Arc::downgrade(rooms), Arc::downgrade(spine));
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let (Some(rooms), Some(spine)) = (rooms.upgrade(), spine.upgrade()) else { return };
@@ -308,7 +316,7 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
                 (Ok(snapshot), Ok(meter)) => {
                     spine.swap(snapshot);
                     rooms.meter.reload(meter);
-                    tell_metrics(&rooms, &config);
+                    tell_metrics(&rooms, &current);
                 }
                 (Err(error), _) | (_, Err(error)) => {
                     rooms.metrics.config_reloaded(false, SystemTime::now());
@@ -322,10 +330,8 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
     });
 }
 
-fn tell_metrics(rooms: &Rooms, config: &ConfigHandle) {
-    let status = config.status();
-    rooms.metrics.set_key_thresholds(&config.current().keys);
-    rooms.metrics.config_reloaded(status.successful, status.last_success);
+fn tell_metrics(rooms: &Rooms, config: &Config) {
+    rooms.metrics.set_key_thresholds(&config.keys);
     if let Some(date) = rooms.meter.prices().timestamp() {
         rooms.metrics.price_book(date);
     }

@@ -2,7 +2,15 @@
 
 mod support;
 
+/// Hostile and broken bytes from either side: the call goes on, memory stays flat.
+mod bad_input;
+/// Signals, drain, reload, exit codes.
+mod lifecycle;
+/// Canaries in every place of a call, then a search of every sink.
+mod privacy;
 /// The SDKs that people use, unchanged.
 mod sdks;
 /// What arrives is what was sent: bodies, headers, trailers, upgrades, ends.
 mod transparency;
+/// Providers that cannot be reached, and the ways to those that can.
+mod upstream_failures;

@@ -62,6 +62,8 @@ struct Inner {
     current: ArcSwap<Config>,
     state: Mutex<State>,
     changes: tokio::sync::watch::Sender<Arc<Config>>,
+    /// Told of every reload, those too that changed nothing or failed.
+    reloads: tokio::sync::watch::Sender<ReloadStatus>,
 }
 
 struct State {
@@ -83,6 +85,7 @@ impl ConfigHandle {
         let inner = Inner {
             source,
             current: ArcSwap::new(config.clone()),
+            reloads: tokio::sync::watch::channel(status.clone()).0,
             state: Mutex::new(State { status, seen: Ok(digest(&text)) }),
             changes: tokio::sync::watch::channel(config).0,
         };
@@ -102,6 +105,11 @@ impl ConfigHandle {
     /// Sees every later configuration (the latest, when several came).
     pub fn subscribe(&self) -> tokio::sync::watch::Receiver<Arc<Config>> {
         self.0.changes.subscribe()
+    }
+
+    /// Sees what became of every later reload (the latest, when several came).
+    pub fn subscribe_reloads(&self) -> tokio::sync::watch::Receiver<ReloadStatus> {
+        self.0.reloads.subscribe()
     }
 
     /// The file, if there is one.
@@ -146,7 +154,7 @@ impl ConfigHandle {
             }
             self.0.source.check(&text)
         });
-        match loaded {
+        let reload = match loaded {
             Ok(loaded) => self.accept(&mut state, loaded),
             Err(error) => {
                 state.status.successful = false;
@@ -156,7 +164,9 @@ impl ConfigHandle {
                 }
                 Reload::Failed(error)
             }
-        }
+        };
+        self.0.reloads.send_replace(state.status.clone());
+        reload
     }
 
     fn accept(&self, state: &mut State, loaded: Loaded) -> Reload {

@@ -187,7 +187,8 @@ impl Proxy {
             request: RequestFacts { method: method_name(request.method()), ..RequestFacts::default() },
             ..blank_facts(snapshot, request.headers())
         };
-        let call = OpenCall::new(facts, started, None, None, Arc::clone(&peer.client), Arc::clone(&self.sink), Box::new(()));
+        let call =
+            OpenCall::new(facts, started, None, None, Arc::clone(&peer.client), Arc::clone(&self.sink), Box::new(()));
         call.fail(End::Refused, refusal.why, Some(refusal.status.as_u16()));
         own_answer(refusal.status, refusal.why, refusal.body)
     }

@@ -66,7 +66,14 @@ impl OpenCall {
         guard: Box<dyn Send>,
     ) -> Arc<Self> {
         let state = State { facts: Some(facts), request, answering: None, request_failed: false, _guard: guard };
-        Arc::new(Self { started, sink, provider, client, last_sent_millis: AtomicU64::new(0), state: Mutex::new(state) })
+        Arc::new(Self {
+            started,
+            sink,
+            provider,
+            client,
+            last_sent_millis: AtomicU64::new(0),
+            state: Mutex::new(state),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

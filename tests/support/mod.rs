@@ -5,6 +5,7 @@ pub mod client;
 pub mod metrics;
 pub mod recorded;
 pub mod sidecar;
+pub mod wire;
 
 pub use client::{get, post_json, send};
 pub use metrics::Samples;

@@ -402,7 +402,7 @@ async fn json_that_is_none_passes_both_ways() {
     ];
     for (n, body) in bodies.iter().enumerate() {
         let answer = post_json(sidecar.proxy, CHAT, KEY, body.clone()).await;
-        assert_eq!((answer.head.status.as_u16(), &answer.body[..] == &body[..]), (200, true), "body {n}");
+        assert_eq!((answer.head.status.as_u16(), answer.body[..] == body[..]), (200, true), "body {n}");
     }
     let records = sidecar.wait_for_records(bodies.len()).await;
     for record in &records {
@@ -430,7 +430,7 @@ async fn event_streams_that_are_none_pass_unchanged() {
     ];
     for (n, (body, _)) in bodies.iter().enumerate() {
         let answer = post_json(sidecar.proxy, CHAT, KEY, body.clone()).await;
-        assert_eq!((answer.head.status.as_u16(), &answer.body[..] == &body[..]), (200, true), "body {n}");
+        assert_eq!((answer.head.status.as_u16(), answer.body[..] == body[..]), (200, true), "body {n}");
         let record = sidecar.wait_for_records(n + 1).await.remove(n);
         let known = record["usage"]["input_tokens"] == 7 && record["usage_source"] == "reported";
         assert_eq!(known, bodies[n].1, "body {n}: {record}");
@@ -591,7 +591,7 @@ async fn a_stream_that_never_ends_until_the_application_leaves() {
         Request::post(CHAT).body(Full::new(Bytes::from("{\"model\":\"gpt-4o-mini\",\"stream\":true}"))).unwrap();
     let mut body = client::open(sidecar.proxy, request).await.unwrap().into_body();
     let mut length = 0;
-    while length < 20 * MIB {
+    while length < 4 * MIB {
         length += body.frame().await.unwrap().unwrap().into_data().unwrap().len() as u64;
     }
     assert_flat(&sidecar, before, 32 * MIB);
@@ -603,7 +603,7 @@ async fn a_stream_that_never_ends_until_the_application_leaves() {
         "{record}"
     );
     assert_eq!(record["usage_source"], "estimated", "{record}");
-    assert!(record["usage"]["output_tokens"].as_u64().unwrap() > 100_000, "{record}");
+    assert!(record["usage"]["output_tokens"].as_u64().unwrap() > 30_000, "{record}");
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -625,15 +625,18 @@ async fn compressed_answers_that_are_cut_or_damaged() {
         ("unknown encoding", whole.clone(), "made-up", false),
         ("empty", Vec::new(), "gzip", false),
     ];
-    for (case, body, encoding, known) in cases {
-        let copy = body.clone();
-        let (_provider, sidecar) =
-            pair(move |_| Answer::new(200, "application/json", copy.clone()).header("content-encoding", encoding))
-                .await;
-        let answer = post_json(sidecar.proxy, CHAT, KEY, ASK).await;
-        assert_eq!((answer.head.status.as_u16(), &answer.body[..] == &body[..]), (200, true), "{case}");
+    let answers = cases.clone();
+    let (_provider, sidecar) = pair(move |received| {
+        let n: usize = std::str::from_utf8(&received.body).unwrap().parse().unwrap();
+        let (_, body, encoding, _) = &answers[n];
+        Answer::new(200, "application/json", body.clone()).header("content-encoding", encoding)
+    })
+    .await;
+    for (n, (case, body, encoding, known)) in cases.into_iter().enumerate() {
+        let answer = post_json(sidecar.proxy, CHAT, KEY, n.to_string()).await;
+        assert_eq!((answer.head.status.as_u16(), answer.body[..] == body[..]), (200, true), "{case}");
         assert_eq!(answer.head.headers["content-encoding"], encoding, "{case}");
-        let record = sidecar.wait_for_records(1).await.remove(0);
+        let record = sidecar.wait_for_records(n + 1).await.remove(n);
         assert_eq!(record["usage_source"] == "reported", known, "{case}: {record}");
         assert_eq!(record["end"], "complete", "{case}: {record}");
     }

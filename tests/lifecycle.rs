@@ -86,6 +86,8 @@ fn run(command: &mut Command) -> (i32, String, String) {
 async fn a_stream_underway_at_sigterm_ends_by_itself() {
     let provider = slow_provider(Duration::from_millis(250), AnswerEnd::Clean).await;
     let mut sidecar = Sidecar::start(&at(provider.address(), ""));
+    post_json(sidecar.proxy, CHAT, KEY, ASK).await;
+    sidecar.wait_for_records(1).await;
     let stream = open_stream(&sidecar).await;
     assert_eq!(get(sidecar.admin, "/readyz").await.head.status, 200);
     sidecar.signal("TERM");
@@ -100,9 +102,9 @@ async fn a_stream_underway_at_sigterm_ends_by_itself() {
     assert!(rest.ends_with(b"data: [DONE]\n\n"), "{rest:?}");
     assert_eq!(sidecar.wait(Duration::from_secs(20)).code(), Some(0));
     let records = sidecar.records();
-    assert_eq!(records.len(), 1, "{records:?}");
-    assert_eq!(records[0]["end"], "complete");
-    assert_eq!(records[0]["usage"]["output_tokens"], 3);
+    assert_eq!(records.len(), 2, "{records:?}");
+    assert_eq!(records[1]["end"], "complete");
+    assert_eq!(records[1]["usage"]["output_tokens"], 3);
 }
 
 #[tokio::test]

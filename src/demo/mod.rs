@@ -84,6 +84,9 @@ pub struct StartConfig {
     pub keys: Vec<KeyEntry>,
 }
 
+/// Looks up the text of a first fix.
+pub type FixText = Box<dyn Fn(&str) -> Option<String> + Send>;
+
 /// The running sidecar.
 pub struct DemoSidecar {
     /// Where it takes calls.
@@ -93,7 +96,7 @@ pub struct DemoSidecar {
     /// Every finished call.
     pub records: mpsc::Receiver<Arc<CallRecord>>,
     /// Text of a first fix by its id.
-    pub fix: Box<dyn Fn(&str) -> Option<String> + Send>,
+    pub fix: FixText,
     /// Drains and ends it.
     pub stop: Pin<Box<dyn Future<Output = ()> + Send>>,
 }

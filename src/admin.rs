@@ -1,1 +1,626 @@
-//! (to come)
+//! The admin port: what the sidecar says of itself over HTTP/1. It never proxies and changes nothing.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/` | one line that names the others |
+//! | `/metrics` | every series, text 0.0.4 or OpenMetrics 1.0 as `Accept` says, gzip if accepted |
+//! | `/livez` | 200 while the process serves |
+//! | `/readyz` | 200, or 503 with the reason |
+//! | `/status` | JSON: build, configuration, listeners, exporters, and per key what it does and what to fix first |
+//!
+//! GET and HEAD only. Requests whose `Host` is a foreign DNS name are refused, so that a web page cannot read this port
+//! by DNS rebinding. Bounds: 64 connections, 16 KiB and 64 fields of header within 10 s, 2 minutes a connection,
+//! 2 encodings of the series at a time. Request bodies are not read. No key is ever shown: keys are names and
+//! fingerprints here.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::export::metrics::{DropReason, KeyStatus, Metrics, Signal, rfc3339};
+
+/// Scrapers, probes and a few people; more wait in the accept queue.
+const MAX_CONNECTIONS: usize = 64;
+/// Each holds a copy of the series and their text.
+const MAX_ENCODINGS: usize = 2;
+const HEADER_BYTES: usize = 16 * 1024;
+const HEADER_FIELDS: usize = 64;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection is closed after this, however slowly it reads; scrapers connect again.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(120);
+/// What is in flight at shutdown may take this long.
+const DRAIN: Duration = Duration::from_secs(5);
+/// After an accept error, for instance too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Smaller answers are not worth compressing.
+const GZIP_FROM: usize = 1024;
+
+const INDEX: &str = "keytally admin: /metrics /livez /readyz /status\n";
+
+/// What the rest of the process tells `/readyz` and `/status`. Called on every request: keep it cheap, without I/O.
+pub trait StatusSource: Send + Sync + 'static {
+    /// Ready to take calls.
+    ///
+    /// # Errors
+    /// Why not, for a person to read.
+    fn ready(&self) -> Result<(), String>;
+
+    /// The state of the rooms.
+    fn status(&self) -> RoomStatus;
+}
+
+/// The state of the rooms, as `/status` shows it. No secrets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RoomStatus {
+    /// Configuration file; `None` when there is none.
+    pub config_path: Option<String>,
+    /// Why the last reload was refused.
+    pub config_error: Option<String>,
+    /// Open listeners.
+    pub listeners: Vec<ListenerStatus>,
+    /// Exporters and how they fare.
+    pub exporters: Vec<ExporterStatus>,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListenerStatus {
+    /// For instance `proxy`.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// An exporter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExporterStatus {
+    /// For instance `traces`.
+    pub name: String,
+    /// Its last attempt went well.
+    pub healthy: bool,
+    /// The last error, or where it writes to.
+    pub detail: Option<String>,
+}
+
+#[derive(Serialize)]
+struct StatusPage<'a> {
+    version: &'a str,
+    revision: &'a str,
+    started: String,
+    uptime_seconds: u64,
+    ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_ready_reason: Option<String>,
+    config: ConfigStatus,
+    price_book_date: Option<String>,
+    listeners: Vec<ListenerStatus>,
+    exporters: Vec<ExporterStatus>,
+    telemetry_dropped: serde_json::Map<String, serde_json::Value>,
+    keys: Vec<KeyStatus>,
+}
+
+#[derive(Serialize)]
+struct ConfigStatus {
+    path: Option<String>,
+    last_reload_successful: Option<bool>,
+    loaded: Option<String>,
+    error: Option<String>,
+}
+
+/// The admin port's routes and what they show.
+pub struct Admin {
+    metrics: Metrics,
+    source: Arc<dyn StatusSource>,
+    hosts: Vec<String>,
+    encodings: Semaphore,
+    bounds: Bounds,
+}
+
+/// A value, so that tests need not wait.
+struct Bounds {
+    connections: usize,
+    header_timeout: Duration,
+    lifetime: Duration,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Admin {
+    /// `hosts` are DNS names, without port, by which this port may be asked for on top of addresses, `localhost` and
+    /// names without a dot.
+    pub fn new(metrics: Metrics, source: Arc<dyn StatusSource>, hosts: Vec<String>) -> Self {
+        let hosts = hosts.into_iter().map(|host| host.trim_end_matches('.').to_ascii_lowercase()).collect();
+        let bounds =
+            Bounds { connections: MAX_CONNECTIONS, header_timeout: HEADER_TIMEOUT, lifetime: CONNECTION_LIFETIME };
+        Self { metrics, source, hosts, encodings: Semaphore::new(MAX_ENCODINGS), bounds }
+    }
+
+    /// Serves until `shutdown` ends, then lets what is in flight end within 5 s.
+    ///
+    /// Dropping the returned future closes the listener at once; connections already accepted end on their own.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let admin = Arc::new(self);
+        let graceful = GracefulShutdown::new();
+        let permits = Arc::new(Semaphore::new(admin.bounds.connections));
+        let mut shutdown = pin!(shutdown);
+        loop {
+            // Nothing is lost when the other branch wins: a permit not used is given back, accept is cancel safe.
+            let (stream, permit) = tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                (stream, permit) = accept(&listener, &permits) => (stream, permit),
+            };
+            let (header_timeout, lifetime) = (admin.bounds.header_timeout, admin.bounds.lifetime);
+            let admin = admin.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let admin = admin.clone();
+                async move { Ok::<_, Infallible>(admin.respond(&request).await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(header_timeout)
+                .max_headers(HEADER_FIELDS)
+                .max_buf_size(HEADER_BYTES)
+                .serve_connection(TokioIo::new(stream), service);
+            let connection = graceful.watch(connection);
+            tokio::spawn(async move {
+                // Errors here are the peer's: it went away, sent no HTTP, or was too slow.
+                let _ = tokio::time::timeout(lifetime, connection).await;
+                drop(permit);
+            });
+        }
+        drop(listener);
+        if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+            tracing::warn!(seconds = DRAIN.as_secs(), "admin connections did not end in time");
+        }
+    }
+
+    /// Answers one request.
+    async fn respond<B>(&self, request: &Request<B>) -> Answer {
+        let mut answer = self.route(request).await;
+        if request.method() == Method::HEAD {
+            let length = answer.body_mut().size();
+            *answer.body_mut() = Full::default();
+            answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        let headers = answer.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        answer
+    }
+
+    async fn route<B>(&self, request: &Request<B>) -> Answer {
+        if let Some(refusal) = self.refuse_host(request) {
+            return refusal;
+        }
+        let path = request.uri().path();
+        if !matches!(path, "/" | "/metrics" | "/livez" | "/readyz" | "/status") {
+            return text(StatusCode::NOT_FOUND, format!("no such page; {INDEX}"));
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer =
+                text(StatusCode::METHOD_NOT_ALLOWED, String::from("method not allowed; use GET or HEAD\n"));
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        match path {
+            "/metrics" => self.metrics(request.headers()).await,
+            "/livez" => text(StatusCode::OK, String::from("ok\n")),
+            "/readyz" => match self.source.ready() {
+                Ok(()) => text(StatusCode::OK, String::from("ok\n")),
+                Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+            },
+            "/status" => self.status(),
+            _ => text(StatusCode::OK, String::from(INDEX)),
+        }
+    }
+
+    async fn metrics(&self, headers: &HeaderMap) -> Answer {
+        let accept = joined(headers, header::ACCEPT);
+        let gzip = joined(headers, header::ACCEPT_ENCODING).is_some_and(|accepted| accepts_gzip(&accepted));
+        // Never closed.
+        let _permit = self.encodings.acquire().await;
+        let metrics = self.metrics.clone();
+        let encoded = tokio::task::spawn_blocking(move || {
+            let (content_type, text) = metrics.encode(accept.as_deref());
+            let zipped = (gzip && text.len() >= GZIP_FROM).then(|| zip(&text)).flatten();
+            (content_type, zipped.is_some(), zipped.unwrap_or(text))
+        });
+        let Ok((content_type, zipped, body)) = encoded.await else {
+            return text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                String::from("metrics could not be written; see the log\n"),
+            );
+        };
+        let mut answer = Response::new(Full::from(body));
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+        if zipped {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        answer
+    }
+
+    fn status(&self) -> Answer {
+        let (config, facts, rooms) = (self.metrics.config(), self.metrics.facts(), self.source.status());
+        let ready = self.source.ready();
+        let dropped = Signal::ALL.iter().map(|&signal| {
+            let sum: u64 = DropReason::ALL.iter().map(|&reason| self.metrics.dropped_so_far(signal, reason)).sum();
+            (signal.as_str().into(), sum.into())
+        });
+        let page = StatusPage {
+            version: &config.version,
+            revision: &config.revision,
+            started: rfc3339(self.metrics.started()),
+            uptime_seconds: self.metrics.uptime().as_secs(),
+            ready: ready.is_ok(),
+            not_ready_reason: ready.err(),
+            config: ConfigStatus {
+                path: rooms.config_path,
+                last_reload_successful: facts.reload_ok,
+                loaded: facts.reloaded.map(rfc3339),
+                error: rooms.config_error,
+            },
+            price_book_date: facts.price_book.map(rfc3339),
+            listeners: rooms.listeners,
+            exporters: rooms.exporters,
+            telemetry_dropped: dropped.collect(),
+            keys: self.metrics.keys(),
+        };
+        match serde_json::to_vec_pretty(&page) {
+            Ok(mut body) => {
+                body.push(b'\n');
+                let mut answer = Response::new(Full::from(body));
+                answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                answer
+            }
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("status could not be written: {error}\n")),
+        }
+    }
+
+    /// A page in a browser can make its own name resolve to this address, but it cannot change the `Host` it sends.
+    fn refuse_host<B>(&self, request: &Request<B>) -> Option<Answer> {
+        let mut given = request.headers().get_all(header::HOST).iter();
+        let (host, second) = (given.next(), given.next());
+        let named = request.uri().authority().map(|authority| authority.as_str().to_owned());
+        let stated = match (host.map(HeaderValue::to_str), second) {
+            (Some(Ok(host)), None) => Some(host.to_owned()),
+            // HTTP/1.0 probes send none; browsers always do.
+            (None, None) if request.version() == http::Version::HTTP_10 => None,
+            _ => return Some(text(StatusCode::BAD_REQUEST, String::from("send exactly one readable Host header\n"))),
+        };
+        for host in stated.into_iter().chain(named) {
+            if !self.is_own_host(&host) {
+                let host: String = host.chars().take(100).filter(|c| c.is_ascii_graphic()).collect();
+                let why = format!(
+                    "host \"{host}\" is not served here; use an IP address or localhost, or add the name to the \
+                     configuration of the admin port\n"
+                );
+                return Some(text(StatusCode::MISDIRECTED_REQUEST, why));
+            }
+        }
+        None
+    }
+
+    fn is_own_host(&self, authority: &str) -> bool {
+        let Ok(parsed) = authority.parse::<http::uri::Authority>() else { return false };
+        // Host and port and nothing else: no user, no text after an address in brackets.
+        let port = authority.strip_prefix(parsed.host());
+        if !port.is_some_and(|port| port.is_empty() || port.strip_prefix(':').is_some_and(|n| n.parse::<u16>().is_ok()))
+        {
+            return false;
+        }
+        let host = parsed.host().trim_end_matches('.').to_ascii_lowercase();
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+        // A name without a dot (a container's or a service's) is nobody's domain, so no page can be served under it.
+        address.parse::<IpAddr>().is_ok()
+            || host.ends_with(".localhost")
+            || (!host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'))
+            || self.hosts.contains(&host)
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> (tokio::net::TcpStream, Option<tokio::sync::OwnedSemaphorePermit>) {
+    // Never closed, so this is `None` never; permit first, so that the queue is the kernel's.
+    let permit = permits.clone().acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            Err(error) => {
+                tracing::warn!(%error, "admin port could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Answer {
+    let mut answer = Response::new(Full::from(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    answer
+}
+
+/// All values of a list header as one; unreadable ones are left out.
+fn joined(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
+    let values: Vec<_> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(","))
+}
+
+fn accepts_gzip(accepted: &str) -> bool {
+    accepted.split(',').any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        let refused = parts.any(|part| {
+            part.strip_prefix("q=").is_some_and(|quality| !quality.parse::<f64>().is_ok_and(|quality| quality > 0.0))
+        });
+        gzip && !refused
+    })
+}
+
+fn zip(text: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(text.len() / 8), flate2::Compression::fast());
+    encoder.write_all(text).ok()?;
+    encoder.finish().ok()
+}
+
+trait BodySize {
+    fn size(&self) -> u64;
+}
+
+impl BodySize for Full<Bytes> {
+    fn size(&self) -> u64 {
+        http_body::Body::size_hint(self).exact().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::Ipv4Addr;
+    use std::time::SystemTime;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::export::metrics::MetricsConfig;
+
+    struct Rooms(Result<(), String>);
+
+    impl StatusSource for Rooms {
+        fn ready(&self) -> Result<(), String> {
+            self.0.clone()
+        }
+
+        fn status(&self) -> RoomStatus {
+            RoomStatus {
+                config_path: Some(String::from("/etc/keytally.yaml")),
+                listeners: vec![ListenerStatus { name: String::from("proxy"), address: ([127, 0, 0, 1], 4141).into() }],
+                exporters: vec![ExporterStatus { name: String::from("traces"), healthy: true, detail: None }],
+                ..RoomStatus::default()
+            }
+        }
+    }
+
+    fn admin(ready: Result<(), String>) -> Admin {
+        let metrics = Metrics::new(MetricsConfig::default());
+        metrics.config_reloaded(true, SystemTime::now());
+        metrics.dropped(Signal::Traces, DropReason::ExportFailed, 2);
+        Admin::new(metrics, Arc::new(Rooms(ready)), vec![String::from("Metrics.Example.org.")])
+    }
+
+    struct Running {
+        address: SocketAddr,
+        stop: oneshot::Sender<()>,
+        task: JoinHandle<()>,
+    }
+
+    async fn start(admin: Admin) -> Running {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(admin.serve(listener, async move {
+            let _ = stopped.await;
+        }));
+        Running { address, stop, task }
+    }
+
+    /// Sends bytes and reads until the other side closes.
+    async fn exchange(address: SocketAddr, request: &str) -> (String, Vec<u8>) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // A reset after the answer is as good as a close.
+        let _ = stream.read_to_end(&mut answer).await;
+        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
+        (String::from_utf8(answer[..end].to_vec()).unwrap().to_lowercase(), answer[end..].to_vec())
+    }
+
+    async fn ask(address: SocketAddr, method: &str, path: &str, more: &str) -> (u16, String, Vec<u8>) {
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{more}\r\n");
+        let (head, body) = exchange(address, &request).await;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{head}"));
+        (status, head, body)
+    }
+
+    #[tokio::test]
+    async fn pages_answer_as_the_header_says() {
+        let server = start(admin(Ok(()))).await;
+        let (status, head, body) = ask(server.address, "GET", "/metrics", "").await;
+        assert_eq!(status, 200);
+        assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{head}");
+        assert!(head.contains("cache-control: no-store\r\n") && head.contains("nosniff"), "{head}");
+        assert!(String::from_utf8(body).unwrap().contains("\nkeytally_build_info{"));
+
+        let open = "accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\naccept-encoding: gzip\r\n";
+        let (_, head, body) = ask(server.address, "GET", "/metrics", open).await;
+        assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+        assert!(head.contains("content-encoding: gzip\r\n"), "{head}");
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
+        assert!(text.ends_with("# EOF\n"));
+        let (_, head, _) = ask(server.address, "GET", "/metrics", "accept-encoding: br, gzip;q=0\r\n").await;
+        assert!(!head.contains("content-encoding"), "{head}");
+
+        for (path, expected) in [("/livez", "ok\n"), ("/readyz", "ok\n"), ("/", INDEX)] {
+            let (status, _, body) = ask(server.address, "GET", path, "").await;
+            assert_eq!((status, &*String::from_utf8_lossy(&body)), (200, expected), "{path}");
+        }
+        let (status, head, body) = ask(server.address, "HEAD", "/livez", "").await;
+        assert_eq!((status, body.len()), (200, 0));
+        assert!(head.contains("content-length: 3\r\n"), "{head}");
+        let (status, _, body) = ask(server.address, "GET", "/v1/chat/completions", "").await;
+        assert_eq!(status, 404);
+        assert!(String::from_utf8_lossy(&body).contains("/metrics"), "says what there is");
+        for method in ["POST", "DELETE", "CONNECT"] {
+            let path = if method == "CONNECT" { "127.0.0.1:443" } else { "/metrics" };
+            let (status, head, _) = ask(server.address, method, path, "").await;
+            assert!(matches!((method, status), ("CONNECT", 404) | (_, 405)), "{method} {status}");
+            assert!(status == 404 || head.contains("allow: get, head\r\n"), "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn status_tells_the_state() {
+        let server = start(admin(Err(String::from("price book is loading")))).await;
+        let (status, _, body) = ask(server.address, "GET", "/readyz", "").await;
+        assert_eq!((status, &*String::from_utf8_lossy(&body)), (503, "not ready: price book is loading\n"));
+        let (status, head, body) = ask(server.address, "GET", "/status", "").await;
+        assert_eq!(status, 200);
+        assert!(head.contains("content-type: application/json\r\n"));
+        let page: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(page["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(page["ready"], false);
+        assert_eq!(page["not_ready_reason"], "price book is loading");
+        assert_eq!(page["config"]["path"], "/etc/keytally.yaml");
+        assert_eq!(page["config"]["last_reload_successful"], true);
+        assert_eq!(page["listeners"][0]["address"], "127.0.0.1:4141");
+        assert_eq!(page["telemetry_dropped"]["traces"], 2);
+        assert_eq!(page["exporters"][0]["healthy"], true);
+        assert_eq!(page["keys"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn foreign_names_are_not_served() {
+        let admin = admin(Ok(()));
+        for own in [
+            "127.0.0.1:4140",
+            "[::1]:4140",
+            "10.2.3.4",
+            "localhost:4140",
+            "LOCALHOST",
+            "app.localhost",
+            "keytally:4140",
+            "metrics.example.org",
+            "metrics.example.org.:4140",
+        ] {
+            assert!(admin.is_own_host(own), "{own}");
+        }
+        for foreign in [
+            "evil.example",
+            "evil.example:4140",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "notlocalhost.example",
+            "example.org",
+            "",
+            ":4140",
+            "evil.example@127.0.0.1.nip.example",
+            "user@evil.example",
+            "user@127.0.0.1",
+            "127.0.0.1:4140:80",
+            "[::1].evil.example",
+            "a b",
+        ] {
+            assert!(!admin.is_own_host(foreign), "{foreign}");
+        }
+    }
+
+    #[tokio::test]
+    async fn host_is_checked_on_every_page() {
+        let server = start(admin(Ok(()))).await;
+        for path in ["/", "/metrics", "/status", "/livez", "/nothing"] {
+            let request = format!("GET {path} HTTP/1.1\r\nhost: evil.example:4140\r\nconnection: close\r\n\r\n");
+            let (head, body) = exchange(server.address, &request).await;
+            assert!(head.starts_with("http/1.1 421 "), "{path}: {head}");
+            assert!(String::from_utf8_lossy(&body).contains("evil.example"));
+        }
+        for (request, expected) in [
+            ("GET /livez HTTP/1.0\r\n\r\n", "200"),
+            ("GET /livez HTTP/1.1\r\nconnection: close\r\n\r\n", "400"),
+            ("GET /livez HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\nconnection: close\r\n\r\n", "400"),
+            ("GET http://evil.example/livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", "421"),
+        ] {
+            let (head, _) = exchange(server.address, request).await;
+            assert_eq!(head.split(' ').nth(1), Some(expected), "{request}");
+        }
+    }
+
+    #[tokio::test]
+    async fn long_slow_and_many_are_bounded() {
+        let mut admin = admin(Ok(()));
+        admin.bounds =
+            Bounds { connections: 2, header_timeout: Duration::from_millis(300), lifetime: Duration::from_secs(60) };
+        let server = start(admin).await;
+        let long = format!("x-long: {}\r\n", "a".repeat(HEADER_BYTES));
+        let many = (0..=HEADER_FIELDS).map(|i| format!("x-{i}: 1\r\n")).collect::<String>();
+        for fields in [long, many] {
+            let (status, ..) = ask(server.address, "GET", "/livez", &fields).await;
+            assert_eq!(status, 431);
+        }
+        // Two that never finish their header take both places; they are closed in time and the third is served.
+        let mut slow = Vec::new();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            stream.write_all(b"GET /livez HTTP/1.1\r\nhost: lo").await.unwrap();
+            slow.push(stream);
+        }
+        let started = std::time::Instant::now();
+        let (status, ..) = ask(server.address, "GET", "/livez", "").await;
+        assert_eq!(status, 200);
+        assert!(started.elapsed() >= Duration::from_millis(200), "it had to wait for a place");
+        for mut stream in slow {
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+            assert!(!rest.starts_with(b"HTTP/1.1 200"));
+        }
+    }
+
+    #[tokio::test]
+    async fn shutdown_closes_the_port_and_idle_connections() {
+        let server = start(admin(Ok(()))).await;
+        let mut idle = TcpStream::connect(server.address).await.unwrap();
+        idle.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = [0; 1024];
+        let n = idle.read(&mut answer).await.unwrap();
+        assert!(answer[..n].starts_with(b"HTTP/1.1 200"));
+        server.stop.send(()).unwrap();
+        tokio::time::timeout(DRAIN, server.task).await.expect("ends before the drain time").unwrap();
+        assert_eq!(idle.read(&mut answer).await.unwrap_or(0), 0, "closed");
+        assert!(TcpStream::connect(server.address).await.is_err());
+    }
+}

@@ -1,1 +1,456 @@
-//! (to come)
+//! Builds every room once, joins them, keeps them in step with the configuration, and drains them on shutdown.
+//!
+//! Shutdown (SIGTERM, SIGINT): the proxy port stops accepting, calls in flight end within `shutdown.drain`, what waits for
+//! export is sent, the admin port stays for `shutdown.linger`. SIGHUP reads the configuration again and reopens the call
+//! log.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::admin;
+use crate::call::{CallFacts, CallRecord};
+use crate::config::{self, CallsSink, Config, ConfigHandle};
+use crate::export::metrics::{Metrics, MetricsConfig, Side};
+use crate::export::{
+    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpProtocol, OtlpSettings, Profile, Sampling, Semconv, Signal,
+    TraceSettings,
+};
+use crate::listen::{self, ListenSettings};
+use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
+use crate::provider::{Catalog, Provider, read_limits};
+use crate::proxy::{Proxy, Snapshot, Upstreams};
+use crate::tap::Sink;
+use crate::upstream::{Upstream, UpstreamSettings};
+
+/// Longest wait for exporters at shutdown, once calls have ended.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// A running sidecar.
+pub struct App {
+    /// The proxy port.
+    pub proxy: SocketAddr,
+    /// The admin port.
+    pub admin: SocketAddr,
+    rooms: Arc<Rooms>,
+    config: ConfigHandle,
+    stop_proxy: watch::Sender<bool>,
+    stop_admin: watch::Sender<bool>,
+    proxy_task: JoinHandle<()>,
+    admin_task: JoinHandle<()>,
+}
+
+/// What a finished call is handed to.
+struct Rooms {
+    meter: Meter,
+    metrics: Metrics,
+    exports: Exports,
+    /// Calls handed over and not yet recorded.
+    settling: AtomicUsize,
+    settled: Notify,
+}
+
+/// Turns facts into a record on a task of its own, so that the answer's last byte does not wait for it.
+struct Settle(Arc<Rooms>);
+
+impl Sink for Settle {
+    fn finish(&self, facts: CallFacts, provider: Option<Arc<Provider>>) {
+        let rooms = Arc::clone(&self.0);
+        rooms.settling.fetch_add(1, Ordering::AcqRel);
+        tokio::spawn(async move {
+            rooms.settle(facts, provider.as_deref());
+            if rooms.settling.fetch_sub(1, Ordering::AcqRel) == 1 {
+                rooms.settled.notify_waiters();
+            }
+        });
+    }
+}
+
+impl Rooms {
+    fn settle(&self, facts: CallFacts, provider: Option<&Provider>) {
+        let limits = match (provider, &facts.response) {
+            (Some(provider), Some(response)) => {
+                let error = facts.reply.error.as_ref().map(|error| String::from_utf8_lossy(&error.body));
+                read_limits(&provider.limits, &response.headers, error.as_deref(), SystemTime::now())
+            }
+            _ => Default::default(),
+        };
+        let record = self.meter.finish(facts, limits, SystemTime::now());
+        self.exports.record(record);
+    }
+
+    async fn all_settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.settling.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
+}
+
+// === impl App ===
+
+impl App {
+    /// Binds both ports and starts every room.
+    ///
+    /// # Errors
+    /// A port that cannot be bound, a certificate, price book or exporter setting that cannot be used.
+    pub async fn start(config: ConfigHandle) -> anyhow::Result<Self> {
+        let current = config.current();
+        let listener = bind(current.listen.proxy, "listen.proxy").await?;
+        let admin_listener = bind(current.listen.admin, "listen.admin").await?;
+        let (proxy, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
+
+        let metrics = Metrics::new(metrics_config(&current));
+        let meter = Meter::new(meter_config(&current)?);
+        let observe = metrics.clone();
+        let exports = Exports::start(
+            &export_settings(&current),
+            Box::new(move |record: &CallRecord, exported| observe.observe(record, exported)),
+            Arc::new(metrics.clone()),
+        )?;
+        let rooms =
+            Arc::new(Rooms { meter, metrics, exports, settling: AtomicUsize::new(0), settled: Notify::new() });
+        tell_metrics(&rooms, &config);
+
+        let guards = rooms.metrics.clone();
+        let spine = Arc::new(Proxy::new(snapshot(&current)?, Arc::new(Settle(Arc::clone(&rooms))), move |provider| {
+            Box::new(guards.in_flight(provider))
+        }));
+        follow_config(&config, &rooms, &spine);
+
+        let (stop_proxy, proxy_stopped) = watch::channel(false);
+        let connections = rooms.metrics.clone();
+        let settings = ListenSettings {
+            connections: current.limits.connections as usize,
+            header_bytes: usize::try_from(current.limits.header_bytes).unwrap_or(usize::MAX),
+        };
+        let proxy_task = tokio::spawn(async move {
+            let opened = move || connections.connection(Side::Client);
+            listen::serve(listener, &settings, proxy_stopped, opened, move |request, peer| {
+                Arc::clone(&spine).handle(request, peer)
+            })
+            .await;
+        });
+
+        let (stop_admin, mut admin_stopped) = watch::channel(false);
+        let source = Status { rooms: Arc::clone(&rooms), config: config.clone(), proxy, admin, draining: stop_proxy.subscribe() };
+        let pages = admin::Admin::new(rooms.metrics.clone(), Arc::new(source), Vec::new());
+        let admin_task = tokio::spawn(pages.serve(admin_listener, async move {
+            let _ = admin_stopped.wait_for(|stop| *stop).await;
+        }));
+        tracing::info!(%proxy, %admin, version = env!("CARGO_PKG_VERSION"), "ready");
+        Ok(Self { proxy, admin, rooms, config, stop_proxy, stop_admin, proxy_task, admin_task })
+    }
+
+    /// Records of calls as they end; a reader that is slower than the calls misses some.
+    pub fn records(&self, capacity: usize) -> mpsc::Receiver<Arc<CallRecord>> {
+        self.rooms.exports.subscribe(capacity)
+    }
+
+    /// Ends in order; see the head of this file.
+    pub async fn stop(self) {
+        let shutdown = self.config.current().shutdown.clone();
+        self.stop_proxy.send_replace(true);
+        let mut proxy_task = self.proxy_task;
+        if tokio::time::timeout(shutdown.drain, &mut proxy_task).await.is_err() {
+            tracing::warn!(seconds = shutdown.drain.as_secs_f64(), "calls still in flight after the drain time are cut off");
+            proxy_task.abort();
+        }
+        let _ = tokio::time::timeout(FLUSH, self.rooms.all_settled()).await;
+        let lost = self.rooms.exports.flush(FLUSH).await;
+        if lost > 0 {
+            tracing::warn!(lost, "telemetry was lost at shutdown");
+        }
+        self.rooms.metrics.release_birth_hold();
+        if !shutdown.linger.is_zero() {
+            tracing::info!(seconds = shutdown.linger.as_secs_f64(), "metrics stay up for a last scrape");
+            tokio::time::sleep(shutdown.linger).await;
+        }
+        self.stop_admin.send_replace(true);
+        let _ = self.admin_task.await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// As [`App::start`].
+pub fn serve(config: ConfigHandle) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let served = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let app = App::start(config.clone()).await?;
+        let _watch = config.watch().context("cannot watch the configuration file")?;
+        loop {
+            match signals.next().await {
+                Asked::Stop => break,
+                Asked::Reload => {
+                    app.rooms.exports.reopen();
+                    let config = config.clone();
+                    let _ = tokio::task::spawn_blocking(move || config.reload(true)).await;
+                }
+            }
+        }
+        tracing::info!("stopping");
+        // A second signal does not wait for anybody.
+        tokio::select! {
+            () = app.stop() => {}
+            () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
+        }
+        Ok(())
+    });
+    // A name look-up that hangs must not hold the process.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    served
+}
+
+enum Asked {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let on = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hang_up: on(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hang_up.recv() => Asked::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while !matches!(self.next().await, Asked::Stop) {}
+    }
+}
+
+async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{setting}: cannot listen on {address}; is another sidecar running, or the port taken?"))
+}
+
+/// Takes every later configuration over.
+fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) {
+    let mut changes = config.subscribe();
+    let (config, rooms, spine) = (config.clone(), Arc::downgrade(rooms), Arc::downgrade(spine));
+    tokio::spawn(async move {
+        while changes.changed().await.is_ok() {
+            let (Some(rooms), Some(spine)) = (rooms.upgrade(), spine.upgrade()) else { return };
+            let current = changes.borrow_and_update().clone();
+            match (snapshot(&current), meter_config(&current)) {
+                (Ok(snapshot), Ok(meter)) => {
+                    spine.swap(snapshot);
+                    rooms.meter.reload(meter);
+                    tell_metrics(&rooms, &config);
+                }
+                (Err(error), _) | (_, Err(error)) => {
+                    rooms.metrics.config_reloaded(false, SystemTime::now());
+                    tracing::error!(error = format!("{error:#}"), "the new configuration cannot be used; the old one stays");
+                }
+            }
+        }
+    });
+}
+
+fn tell_metrics(rooms: &Rooms, config: &ConfigHandle) {
+    let status = config.status();
+    rooms.metrics.set_key_thresholds(&config.current().keys);
+    rooms.metrics.config_reloaded(status.successful, status.last_success);
+    if let Some(date) = rooms.meter.prices().timestamp() {
+        rooms.metrics.price_book(date);
+    }
+}
+
+// === configuration to rooms ===
+
+fn snapshot(config: &Config) -> anyhow::Result<Snapshot> {
+    let catalog = Catalog::build(&config.providers).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("providers: {}", lines.join("; "))
+    })?;
+    let settings = |own: Option<&std::path::PathBuf>| UpstreamSettings {
+        connect_timeout: config.upstream.connect_timeout,
+        pool_idle_timeout: config.upstream.pool_idle_timeout,
+        http2: config.upstream.http2,
+        ca_files: config.upstream.ca_file.iter().chain(own).cloned().collect(),
+        proxy: config.upstream.proxy.clone(),
+    };
+    let mut own = Vec::new();
+    for provider in catalog.providers().filter(|provider| provider.ca_file.is_some()) {
+        own.push((Arc::clone(&provider.id), Arc::new(Upstream::new(&settings(provider.ca_file.as_ref()))?)));
+    }
+    Ok(Snapshot {
+        catalog,
+        upstream: Upstreams { shared: Arc::new(Upstream::new(&settings(None))?), own },
+        idle_timeout: config.upstream.idle_timeout,
+        salt: config.fingerprint_salt.expose().as_bytes().to_vec(),
+        client: config.app().map(Arc::from),
+        inject_usage: config.usage.inject,
+        strip_context: config.trace.strip_context,
+    })
+}
+
+fn meter_config(config: &Config) -> anyhow::Result<MeterConfig> {
+    let prices = match &config.price_book {
+        None => PriceBook::bundled(config.prices.clone()),
+        Some(path) => {
+            let shown = path.display();
+            let bytes = std::fs::read(path).with_context(|| format!("price_book {shown}: cannot be read"))?;
+            let written = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+            PriceBook::from_json(&bytes, written, config.prices.clone())
+                .with_context(|| format!("price_book {shown}: not a genai-prices book"))?
+        }
+    };
+    let rules = Rules::build(&config.rules).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("rules: {}", lines.join("; "))
+    })?;
+    Ok(MeterConfig {
+        keys: config.keys.clone(),
+        prices: Arc::new(prices),
+        rules: Arc::new(rules),
+        estimate: config.usage.estimate,
+        labels: Arc::clone(&config.labels),
+        client: config.app().map(Arc::from),
+        accounts: AccountNames {
+            names: config.accounts.iter().map(|(hash, name)| (hash.clone(), Arc::clone(name))).collect(),
+            salt: config.fingerprint_salt.expose().as_bytes().to_vec(),
+        },
+        max_models: config.limits.models as usize,
+    })
+}
+
+fn metrics_config(config: &Config) -> MetricsConfig {
+    MetricsConfig {
+        birth_hold: config.metrics.birth_hold,
+        histograms: config.metrics.histograms,
+        max_series: config.metrics.max_series as usize,
+        max_keys: config.limits.keys as usize,
+        max_models: config.limits.models as usize,
+        max_accounts: config.limits.accounts as usize,
+        exemplars: config.metrics.exemplars,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: crate::cli::REVISION.to_owned(),
+    }
+}
+
+fn export_settings(config: &Config) -> ExportSettings {
+    let log = config.calls.as_ref().map(|sink| match sink {
+        CallsSink::Stdout => LogTarget::Stdout,
+        CallsSink::File(path) => LogTarget::Path(path.clone()),
+    });
+    let Some(otlp) = &config.otlp else { return ExportSettings { log, ..ExportSettings::default() } };
+    let trace = &config.trace;
+    let traces = TraceSettings {
+        otlp: OtlpSettings {
+            traces_endpoint: Some(otlp.endpoint.to_string()),
+            protocol: match otlp.protocol {
+                config::OtlpProtocol::HttpProtobuf => OtlpProtocol::HttpProtobuf,
+                config::OtlpProtocol::Grpc => OtlpProtocol::Grpc,
+            },
+            headers: OtlpHeaders(
+                otlp.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
+            ),
+            timeout: otlp.timeout,
+            ca_file: otlp.ca_file.clone(),
+            ..OtlpSettings::default()
+        },
+        profile: match trace.profile {
+            config::TraceProfile::Full => Profile::Full,
+            config::TraceProfile::ErrorsAndCost => Profile::ErrorsAndCost,
+            config::TraceProfile::Off => Profile::Off,
+        },
+        semconv: match trace.semconv {
+            config::Semconv::Latest => Semconv::Latest,
+            config::Semconv::V1_41 => Semconv::V1_41,
+        },
+        sampling: Sampling {
+            parent_based: trace.parent_based,
+            ratio: trace.sample,
+            keep_notable: true,
+            keep_cost: trace.keep_usd,
+            keep_duration: trace.keep_duration,
+            keep_unsampled_errors: trace.keep_unsampled_errors,
+        },
+        service_name: Some(otlp.service_name.clone()),
+        resource: otlp.resource.clone(),
+        max_queue: otlp.queue_spans,
+        max_batch: otlp.batch_spans,
+        delay: otlp.batch_delay,
+        ..TraceSettings::default()
+    };
+    ExportSettings { log, traces }
+}
+
+// === status ===
+
+struct Status {
+    rooms: Arc<Rooms>,
+    config: ConfigHandle,
+    proxy: SocketAddr,
+    admin: SocketAddr,
+    draining: watch::Receiver<bool>,
+}
+
+impl admin::StatusSource for Status {
+    fn ready(&self) -> Result<(), String> {
+        if *self.draining.borrow() { Err("stopping".to_owned()) } else { Ok(()) }
+    }
+
+    fn status(&self) -> admin::RoomStatus {
+        let status = self.config.status();
+        let config = self.config.current();
+        let exporter = |name: &str, signal, detail: String| admin::ExporterStatus {
+            name: name.to_owned(),
+            healthy: DropReason::ALL.iter().all(|reason| self.rooms.metrics.dropped_so_far(signal, *reason) == 0),
+            detail: Some(detail),
+        };
+        let mut exporters = Vec::new();
+        if let Some(otlp) = &config.otlp {
+            let host = otlp.endpoint.host_str().unwrap_or_default();
+            exporters.push(exporter("traces", Signal::Traces, format!("{} {host}", otlp.protocol)));
+        }
+        if let Some(sink) = &config.calls {
+            let target = match sink {
+                CallsSink::Stdout => "-".to_owned(),
+                CallsSink::File(path) => path.display().to_string(),
+            };
+            exporters.push(exporter("logs", Signal::Logs, target));
+        }
+        admin::RoomStatus {
+            config_path: self.config.path().map(|path| path.display().to_string()),
+            config_error: (!status.successful).then(|| "the file on disk is not what runs; see the log".to_owned()),
+            listeners: vec![
+                admin::ListenerStatus { name: "proxy".to_owned(), address: self.proxy },
+                admin::ListenerStatus { name: "admin".to_owned(), address: self.admin },
+            ],
+            exporters,
+        }
+    }
+}

@@ -1,2 +1,5 @@
-//! Sub-command to exit code.
-fn main() {}
+//! Command line to exit code.
+
+fn main() -> std::process::ExitCode {
+    keytally::cli::run(std::env::args_os()).into()
+}

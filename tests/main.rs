@@ -1,1 +1,8 @@
+//! One binary for all tests that drive the real sidecar.
 
+mod support;
+
+/// What arrives is what was sent: bodies, headers, trailers, upgrades, ends.
+mod transparency;
+/// The SDKs that people use, unchanged.
+mod sdks;

@@ -9,6 +9,21 @@ use super::{End, Finding, Fingerprint, KeyPlace, Money, Operation, Protocol, Usa
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CallId(pub u128);
 
+impl CallId {
+    /// A new id: milliseconds since the epoch in the first 48 bits, the rest random (RFC 9562 section 5.7).
+    pub fn new(now: SystemTime) -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        thread_local!(static RANDOM: RandomState = RandomState::new());
+        let millis = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis()) & 0xffff_ffff_ffff;
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let (high, low) = RANDOM.with(|random| (random.hash_one((count, 0)), random.hash_one((count, 1))));
+        let random = (u128::from(high & 0xfff) << 64) | u128::from(low >> 2);
+        Self(millis << 80 | 0x7 << 76 | 0b10 << 62 | random)
+    }
+}
+
 impl std::fmt::Display for CallId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:032x}", self.0)
@@ -222,17 +237,12 @@ impl TextSample {
 
     /// Adds text as it passes.
     pub fn push(&mut self, text: &str) {
-        self.total_bytes += text.len() as u64;
-        let room = Self::CAPACITY.saturating_sub(self.kept.len());
-        if room >= text.len() {
-            self.kept.push_str(text);
-        } else if room > 0 {
-            let mut end = room;
-            while !text.is_char_boundary(end) {
-                end -= 1;
-            }
-            self.kept.push_str(&text[..end]);
+        // Nothing follows a cut: what is kept is the beginning, however the text came in pieces.
+        if self.kept.len() as u64 == self.total_bytes {
+            let room = Self::CAPACITY.saturating_sub(self.kept.len());
+            self.kept.push_str(&text[..text.floor_char_boundary(room)]);
         }
+        self.total_bytes += text.len() as u64;
     }
 
     /// The kept beginning.

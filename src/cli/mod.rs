@@ -1,1 +1,293 @@
-//! (to come)
+//! The command line: flags, sub-commands, exit codes. Each sub-command is a function that answers with an [`Exit`].
+//!
+//! Results go to standard output, everything else to standard error. A reader of standard output that went away is a
+//! normal end. Keys are never taken from the command line, where every user of the machine could read them.
+
+mod demo;
+mod fingerprint;
+mod health;
+pub mod log;
+
+use std::ffi::OsString;
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::value::{Address, Span};
+use crate::config::{Config, ConfigError, ConfigHandle, Environment, Loaded, Source, file};
+
+pub use fingerprint::family;
+
+/// Git revision of this build; `unknown` when the build did not set `KEYTALLY_REVISION`.
+pub const REVISION: &str = match option_env!("KEYTALLY_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// How the process ends. Scripts may rely on these numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what was asked; `serve` was told to stop and has.
+    Ok = 0,
+    /// It could not: a port is taken, no key was given, the sidecar is not alive.
+    Failure = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The configuration is wrong (`EX_CONFIG` of sysexits.h).
+    Config = 78,
+}
+
+impl Exit {
+    /// Every code with its meaning, as the documentation lists them.
+    pub const ALL: &'static [(Exit, &'static str)] = &[
+        (Exit::Ok, "done; for `serve`: told to stop, and stopped in order"),
+        (Exit::Failure, "could not be done: port taken, no key given, sidecar not alive"),
+        (Exit::Usage, "the command line is wrong"),
+        (Exit::Config, "the configuration is wrong; every problem is on standard error"),
+    ];
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// A sidecar that tells why an LLM API key fails, what each key costs and when its spend goes wrong.
+///
+/// Without a command it serves: point an application's base URL at http://127.0.0.1:4141/<provider>.
+#[derive(Debug, Parser)]
+#[command(name = "keytally", args_conflicts_with_subcommands = true, disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Print version and revision
+    #[arg(short = 'V', long)]
+    version: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the sidecar (the default)
+    Serve(ServeArgs),
+    /// Check the configuration as `serve` would, and print what it amounts to or all that is wrong
+    Check(ConfigArgs),
+    /// Print the JSON Schema of the configuration file
+    Schema,
+    /// Print the fingerprint of a key, which is read from standard input or a variable and never shown
+    Fingerprint(fingerprint::FingerprintArgs),
+    /// Show what keytally does, with a simulated provider and simulated traffic, without any account
+    Demo(DemoArgs),
+    /// Ask a running sidecar whether it is alive: exit code 0 or 1
+    Health(HealthArgs),
+}
+
+#[derive(Args, Clone, Debug, Default)]
+struct ConfigArgs {
+    /// Configuration file; without one the defaults hold
+    #[arg(long, value_name = "FILE", env = "KEYTALLY_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug, Default)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Address for applications, instead of the configured one (variable: KEYTALLY_LISTEN)
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    listen: Option<SocketAddr>,
+    /// Address for metrics and health, instead of the configured one (variable: KEYTALLY_ADMIN)
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    admin: Option<SocketAddr>,
+}
+
+/// Flags of `demo`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DemoArgs {
+    /// End after this long, for instance 30s; until Ctrl-C if left out
+    #[arg(long, value_name = "DURATION", value_parser = span)]
+    pub duration: Option<Duration>,
+    /// No colors
+    #[arg(long)]
+    pub no_color: bool,
+    /// Length of one minute of the story
+    #[arg(long, value_name = "DURATION", value_parser = span, default_value = "60s", hide = true)]
+    pub minute: Duration,
+}
+
+#[derive(Args, Clone, Debug)]
+struct HealthArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Admin address of the sidecar, instead of the configured one (variable: KEYTALLY_ADMIN)
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    admin: Option<SocketAddr>,
+    /// Longest time to wait for the answer
+    #[arg(long, value_name = "DURATION", value_parser = span, default_value = "2s")]
+    timeout: Duration,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse::<Address>().map(|a| a.0)
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    text.parse::<Span>().map(|s| s.0)
+}
+
+fn command() -> clap::Command {
+    let codes: Vec<String> =
+        Exit::ALL.iter().map(|(exit, meaning)| format!("  {:2}  {meaning}", *exit as u8)).collect();
+    Cli::command().after_help(format!("Exit codes:\n{}", codes.join("\n")))
+}
+
+/// Runs what the command line asks for.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match command().try_get_matches_from(args).and_then(|m| Cli::from_arg_matches(&m)) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help that was asked for is a result, not a mistake.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    if cli.version {
+        return print(&version());
+    }
+    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+        Command::Serve(args) => serve(args),
+        Command::Check(args) => check(&source(args, None, None)),
+        Command::Schema => schema(),
+        Command::Fingerprint(args) => fingerprint::run(args),
+        Command::Demo(args) => finish(demo::run(args)),
+        Command::Health(args) => health(args),
+    }
+}
+
+/// `keytally 0.1.0 (revision)`.
+fn version() -> String {
+    format!("keytally {} ({REVISION})\n", env!("CARGO_PKG_VERSION"))
+}
+
+fn source(args: ConfigArgs, listen: Option<SocketAddr>, admin: Option<SocketAddr>) -> Source {
+    let path = args.config.filter(|path| !path.as_os_str().is_empty());
+    Source { path, env: Environment::default(), listen, admin }
+}
+
+fn serve(args: ServeArgs) -> Exit {
+    let (handle, warnings) = match ConfigHandle::start(source(args.config, args.listen, args.admin)) {
+        Ok(started) => started,
+        Err(error) => return bad_config(&error),
+    };
+    log::init(&handle.current().log);
+    for warning in warnings {
+        tracing::warn!(warning, "configuration");
+    }
+    finish(crate::app::serve(handle))
+}
+
+fn check(source: &Source) -> Exit {
+    match source.load() {
+        Ok(Loaded { config, warnings }) => {
+            for warning in warnings {
+                complain(&format!("warning: {warning}"));
+            }
+            let name = source.path.as_ref().map_or_else(|| "defaults".to_owned(), |p| p.display().to_string());
+            print(&format!("{name}: OK\n{}", summary(&config)))
+        }
+        Err(error) => bad_config(&error),
+    }
+}
+
+/// What a configuration amounts to, for somebody who wants to see whether it was understood.
+fn summary(config: &Config) -> String {
+    let calls = match &config.calls {
+        None => "none".to_owned(),
+        Some(crate::config::CallsSink::Stdout) => "standard output".to_owned(),
+        Some(crate::config::CallsSink::File(path)) => path.display().to_string(),
+    };
+    let spans = config.otlp.as_ref().map_or_else(|| "none".to_owned(), |o| format!("{} ({})", o.endpoint, o.protocol));
+    let (listen, count) = (&config.listen, |n: usize| n.to_string());
+    let rows = [
+        ("proxy", listen.proxy.to_string()),
+        ("admin", listen.admin.to_string()),
+        ("providers changed", count(config.providers.len())),
+        ("keys named", count(config.keys.len())),
+        ("prices changed", count(config.prices.len())),
+        ("rules added", count(config.rules.len())),
+        ("call records", calls),
+        ("spans", spans),
+    ];
+    rows.iter().map(|(name, value)| format!("  {name:<18} {value}\n")).collect()
+}
+
+fn schema() -> Exit {
+    match serde_json::to_string_pretty(&file::schema()) {
+        Ok(text) => print(&format!("{text}\n")),
+        Err(error) => fail(&error.into()),
+    }
+}
+
+fn health(args: HealthArgs) -> Exit {
+    let source = source(args.config, None, args.admin);
+    // A file that has gone bad meanwhile says nothing about the sidecar, which runs on with the good one.
+    let admin = source.load().map(|l| l.config.listen.admin).ok().or(args.admin).unwrap_or(crate::config::LISTEN_ADMIN);
+    finish(health::ask(admin, args.timeout))
+}
+
+fn bad_config(error: &ConfigError) -> Exit {
+    complain(&error.to_string());
+    let count = error.problems.len();
+    complain(&format!("{count} problem{} in the configuration", if count == 1 { "" } else { "s" }));
+    Exit::Config
+}
+
+fn finish(result: anyhow::Result<()>) -> Exit {
+    match result {
+        Ok(()) => Exit::Ok,
+        Err(error) => fail(&error),
+    }
+}
+
+/// One line, the whole chain; a reader that went away is no failure, and a wrong configuration has its own code.
+fn fail(error: &anyhow::Error) -> Exit {
+    let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(broken_pipe) {
+        return Exit::Ok;
+    }
+    if let Some(error) = error.downcast_ref::<ConfigError>() {
+        return bad_config(error);
+    }
+    complain(&format!("keytally: {error:#}"));
+    Exit::Failure
+}
+
+/// To standard output, where results go.
+fn print(text: &str) -> Exit {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Exit::Ok,
+        Err(error) => fail(&anyhow::Error::new(error).context("standard output")),
+    }
+}
+
+/// To standard error; when that is gone there is nobody left to tell.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// Standard error is a terminal that wants colors.
+fn colors() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,33 @@
 //! Protocol families: where usage, model, error and end stand in each format. Pure: bytes in, [`Reply`] out.
 
+mod anthropic;
+mod bedrock;
+mod cohere;
+mod dashscope;
+pub mod decoder;
+mod eventstream;
+mod families;
+mod gemini;
+mod gemini_interactions;
+pub mod json;
+mod ollama;
+mod openai_chat;
+mod openai_other;
+mod openai_realtime;
+mod openai_responses;
+mod openai_usage;
+#[cfg(test)]
+pub(crate) mod random;
+mod read;
+mod sse;
+#[cfg(test)]
+mod testing;
+mod watsonx;
+
+pub use bedrock::usage_from_headers;
+pub use decoder::{Decoder, ReplyHint};
+pub use families::family;
+
 use serde_json::Value;
 
 use crate::call::Reply;

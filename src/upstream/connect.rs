@@ -28,6 +28,7 @@ use tower_service::Service;
 
 use super::{UpstreamSettings, chain, find_source};
 use crate::call::GeneratedError;
+use crate::config::UpstreamProxy;
 
 /// Roots of trust for upstream TLS: the system's, or the bundled Mozilla set where the system has none, plus files.
 pub struct Roots(RootCertStore);
@@ -110,8 +111,12 @@ impl Connector {
             tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         }
         let proxies = match &settings.proxy {
-            Some(proxy) => Matcher::builder().all(proxy.as_str()).no("127.0.0.1,localhost,::1").build(),
-            None => Matcher::from_env(),
+            UpstreamProxy::Environment => Matcher::from_env(),
+            UpstreamProxy::Off => Matcher::builder().build(),
+            UpstreamProxy::Through(proxy) => {
+                let except = ["NO_PROXY", "no_proxy"].iter().find_map(|name| std::env::var(name).ok());
+                Matcher::builder().all(proxy.as_str()).no(except.unwrap_or_default()).build()
+            }
         };
         Ok(Self { tcp, tls: Arc::new(tls).into(), proxies: Arc::new(proxies), timeout: settings.connect_timeout })
     }

@@ -16,6 +16,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::call::GeneratedError;
+use crate::config::UpstreamProxy;
 pub use connect::{ConnectError, Connector, FreshConnection, Roots};
 
 /// How upstream connections are made; see `docs/configuration.md`, `upstream`.
@@ -29,8 +30,8 @@ pub struct UpstreamSettings {
     pub http2: bool,
     /// Further certificate authorities, PEM, on top of the system's (or bundled) roots.
     pub ca_files: Vec<std::path::PathBuf>,
-    /// Use this proxy for upstream connections; `None` reads `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
-    pub proxy: Option<url::Url>,
+    /// Forward proxy.
+    pub proxy: UpstreamProxy,
 }
 
 impl Default for UpstreamSettings {
@@ -40,7 +41,7 @@ impl Default for UpstreamSettings {
             pool_idle_timeout: Duration::from_secs(30),
             http2: true,
             ca_files: Vec::new(),
-            proxy: None,
+            proxy: UpstreamProxy::Environment,
         }
     }
 }

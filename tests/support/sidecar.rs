@@ -170,7 +170,7 @@ fn addresses(log: &(Mutex<String>, Condvar), child: &mut Child) -> (SocketAddr, 
     let mut text = log.0.lock().unwrap();
     loop {
         let ready = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find_map(|line| {
-            let field = |name: &str| line.pointer(&format!("/fields/{name}"))?.as_str()?.parse().ok();
+            let field = |name: &str| line.pointer(&format!("/{name}"))?.as_str()?.parse().ok();
             Some((field("proxy")?, field("admin")?))
         });
         if let Some(ready) = ready {

@@ -1,0 +1,223 @@
+//! What is known of one key at one provider: verdict, last use, findings, accounts, and the row of the status page.
+//!
+//! Bounded by the ceilings on keys and series; holds fingerprints and names only.
+
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use super::series::{Budget, Count, Tier, lock};
+use crate::call::{CallRecord, Fault, Finding, Fingerprint, Money, Outcome};
+
+/// Gauges that a key may have without its further accounts: info, up, two times, three thresholds, two budgets.
+const KEY_SERIES: usize = 9;
+
+/// Account label until an answer tells.
+pub const UNKNOWN: &str = "unknown";
+
+/// Series of one key at one provider.
+#[derive(Debug)]
+pub struct Key {
+    /// Label `key`.
+    pub key: Arc<str>,
+    /// Label `provider`.
+    pub provider: Arc<str>,
+    /// How specific it is.
+    pub tier: Tier,
+    /// A real key, or `none`; not `other`, whose gauges would mix many keys.
+    pub single: bool,
+    /// Its gauges are within the series budget.
+    pub gauges: bool,
+    /// What changes.
+    pub state: Mutex<KeyState>,
+}
+
+/// See [`Key`].
+#[derive(Clone, Debug, Default)]
+pub struct KeyState {
+    /// Calls seen.
+    pub calls: u64,
+    /// Calls that failed.
+    pub failures: u64,
+    /// Absent for a missing credential and for `other`.
+    pub fingerprint: Option<Fingerprint>,
+    /// It has a configured name.
+    pub named: bool,
+    /// Configured team.
+    pub team: Option<Arc<str>>,
+    /// Configured environment.
+    pub env: Option<Arc<str>>,
+    /// Accounts seen, in the order seen, as labels.
+    pub accounts: Vec<Arc<str>>,
+    /// Last definite verdict and the end of the call that gave it.
+    pub up: Option<(bool, SystemTime)>,
+    /// Start of the latest call.
+    pub last_used: Option<SystemTime>,
+    /// Start of the latest call with outcome `ok`.
+    pub last_success: Option<SystemTime>,
+    /// The latest call: its end, outcome, fault, first fix.
+    pub last: Option<(SystemTime, Outcome, Fault, Option<Arc<str>>)>,
+    /// The latest failure, likewise.
+    pub last_failure: Option<(SystemTime, Outcome, Fault, Option<Arc<str>>)>,
+    /// By [`Finding`].
+    pub findings: [Option<Count>; Finding::ALL.len()],
+    /// Priced spend.
+    pub spend: Money,
+}
+
+impl Key {
+    /// A key that was just seen; takes its gauges' series from the budget if there is room.
+    pub fn new(key: Arc<str>, provider: Arc<str>, tier: Tier, single: bool, budget: &Budget) -> Self {
+        let gauges = if single { budget.take(KEY_SERIES, tier) } else { budget.take(1, tier) };
+        Self { key, provider, tier, single, gauges, state: Mutex::default() }
+    }
+
+    /// Adds a call; gives back the findings (as bits) that found no room for a series. `account` is a bounded label.
+    pub fn observe(&self, record: &CallRecord, account: Option<Arc<str>>, now: u64, budget: &Budget) -> u32 {
+        let ended = record.time.checked_add(record.timing.total).unwrap_or(record.time);
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        state.calls += 1;
+        state.failures += u64::from(record.outcome.is_failure());
+        if let Some(cost) = record.cost {
+            state.spend += cost;
+        }
+        if self.single {
+            if state.fingerprint.is_none() || state.last.as_ref().is_none_or(|last| last.0 <= ended) {
+                state.fingerprint.clone_from(&record.key);
+                state.named = record.key_name.is_some();
+                state.team.clone_from(&record.team);
+                state.env.clone_from(&record.env);
+            }
+            let verdict = match record.outcome {
+                Outcome::Ok => Some(true),
+                outcome if outcome.is_auth() => Some(false),
+                _ => None,
+            };
+            if let Some(verdict) = verdict
+                && state.up.is_none_or(|(_, at)| at <= ended)
+            {
+                state.up = Some((verdict, ended));
+            }
+            if let Some(account) = account
+                && !state.accounts.contains(&account)
+                && (state.accounts.is_empty() || budget.take(1, self.tier))
+            {
+                state.accounts.push(account);
+            }
+        }
+        state.last_used = state.last_used.max(Some(record.time));
+        if record.outcome == Outcome::Ok {
+            state.last_success = state.last_success.max(Some(record.time));
+        }
+        if state.last.as_ref().is_none_or(|last| last.0 <= ended) {
+            state.last = Some((ended, record.outcome, record.fault, record.first_fix.clone()));
+        }
+        if record.outcome.is_failure() && state.last_failure.as_ref().is_none_or(|last| last.0 <= ended) {
+            state.last_failure = Some((ended, record.outcome, record.fault, record.first_fix.clone()));
+        }
+        let held = record.findings.iter().fold(0, |bits: u32, &finding| bits | 1 << finding as u32);
+        drop_counted(state, held, now, self.tier, budget)
+    }
+
+    /// Counts findings given as bits; gives back those without room.
+    pub fn count_findings(&self, findings: u32, now: u64, budget: &Budget) -> u32 {
+        drop_counted(&mut lock(&self.state), findings, now, self.tier, budget)
+    }
+}
+
+fn drop_counted(state: &mut KeyState, findings: u32, now: u64, tier: Tier, budget: &Budget) -> u32 {
+    let mut left = findings;
+    for (bit, slot) in state.findings.iter_mut().enumerate() {
+        if findings & 1 << bit != 0 && (slot.is_some() || budget.take(1, tier)) {
+            slot.get_or_insert_with(|| Count::born(now)).add(1);
+            left &= !(1 << bit);
+        }
+    }
+    left
+}
+
+/// One key as the status page shows it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct KeyStatus {
+    /// Name or fingerprint.
+    pub key: Arc<str>,
+    /// Its provider.
+    pub provider: Arc<str>,
+    /// Fingerprint, when there was a credential.
+    pub fingerprint: Option<Fingerprint>,
+    /// Configured team.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub team: Option<Arc<str>>,
+    /// Configured environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<Arc<str>>,
+    /// Accounts that the provider named for it, as labels.
+    pub accounts: Vec<Arc<str>>,
+    /// Last definite verdict.
+    pub up: Option<bool>,
+    /// Calls since start.
+    pub calls: u64,
+    /// Failed calls since start.
+    pub failures: u64,
+    /// Spend since start, dollars as a decimal.
+    pub spend_usd: Money,
+    /// Start of the latest call.
+    pub last_used: Option<String>,
+    /// Start of the latest successful call.
+    pub last_success: Option<String>,
+    /// The latest call.
+    pub last: Option<Verdict>,
+    /// The latest failure.
+    pub last_failure: Option<Verdict>,
+    /// Findings and on how many calls each held.
+    pub findings: serde_json::Map<String, serde_json::Value>,
+}
+
+/// How one call went.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Verdict {
+    /// When it ended.
+    pub time: String,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Whose side must act.
+    pub fault: Fault,
+    /// Id of the first fix.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_fix: Option<Arc<str>>,
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+pub fn rfc3339(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map_or_else(|_| String::from("out of range"), |time| format!("{time:.3}"))
+}
+
+impl Key {
+    /// The row of the status page.
+    pub fn status(&self) -> KeyStatus {
+        let state = lock(&self.state).clone();
+        let verdict = |last: Option<(SystemTime, Outcome, Fault, Option<Arc<str>>)>| {
+            last.map(|(time, outcome, fault, first_fix)| Verdict { time: rfc3339(time), outcome, fault, first_fix })
+        };
+        let findings = Finding::ALL.iter().zip(&state.findings);
+        KeyStatus {
+            key: self.key.clone(),
+            provider: self.provider.clone(),
+            fingerprint: state.fingerprint,
+            team: state.team,
+            env: state.env,
+            accounts: state.accounts,
+            up: state.up.map(|(up, _)| up),
+            calls: state.calls,
+            failures: state.failures,
+            spend_usd: state.spend,
+            last_used: state.last_used.map(rfc3339),
+            last_success: state.last_success.map(rfc3339),
+            last: verdict(state.last),
+            last_failure: verdict(state.last_failure),
+            findings: findings
+                .filter_map(|(finding, count)| Some((finding.as_str().into(), (count.as_ref()?.value as u64).into())))
+                .collect(),
+        }
+    }
+}

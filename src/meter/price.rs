@@ -1,0 +1,518 @@
+//! Usage + model + time → money, or a named reason why there is none.
+//!
+//! Order of truth: the cost that the provider stated, else a rate from config ([`PriceOverride`]), else the price book
+//! (the `genai-prices` crate, or a newer book file in its format). Prices are those in force when the call was made. Book
+//! prices are computed in `f64` and become [`Money`] at once; config rates are integers throughout. Zero is a price
+//! (the book lists free models); what has no price is said to have none.
+//!
+//! Bounds: the bundled book is decoded on first use (about 40 ms, 17 MB kept). Name look-ups are remembered for at most
+//! [`MAX_LOOKUPS`] (provider, model) pairs; a priced call then costs one calculation, 2 to 11 µs.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use genai_prices::{Calculator, ErrorKind, PriceRequest, Usage as Counts, UsageKey};
+
+use super::PriceOverride;
+use super::model::aliases;
+use crate::call::{Money, UnpricedReason, Usage, UsagePart};
+
+/// Remembered look-ups. A process uses tens of models; the cap is for names that a client makes up. When it is reached
+/// everything is forgotten and looked up again (some 10 µs each): simpler than an order of use, and as good here.
+pub const MAX_LOOKUPS: usize = 1024;
+
+/// Date of the rates in the bundled book: the newest date on which a rate in `genai-prices` 0.2.1 was verified.
+const BUNDLED_TIMESTAMP: Duration = Duration::from_secs(1_792_454_400); // 2026-10-20
+
+/// Rates by provider, model and date, with the user's own on top.
+#[derive(Debug)]
+pub struct PriceBook {
+    source: Source,
+    overrides: Vec<PriceOverride>,
+    timestamp: Option<SystemTime>,
+    lookups: Mutex<Lookups>,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Bundled,
+    File(Arc<Calculator>),
+}
+
+/// By provider id, then by model name. Two maps, so that a hit needs no allocation.
+#[derive(Debug, Default)]
+struct Lookups {
+    by_provider: HashMap<Box<str>, HashMap<Box<str>, Lookup>>,
+    count: usize,
+}
+
+type Lookup = Result<Arc<Listed>, UnpricedReason>;
+
+/// A model that the book knows.
+#[derive(Debug)]
+struct Listed {
+    /// Provider id and name under which the book finds it.
+    provider: Box<str>,
+    name: Box<str>,
+    /// Its id in the book.
+    id: Arc<str>,
+    rates: Rates,
+}
+
+/// For which units the book has a rate. (The crate does not show rates, so each unit is tried once.)
+#[derive(Clone, Copy, Debug, Default)]
+struct Rates {
+    input_tokens: bool,
+    output_tokens: bool,
+    web_searches: bool,
+    file_searches: bool,
+    search_units: bool,
+    audio_seconds: bool,
+    characters: bool,
+    pages: bool,
+    per_request: bool,
+}
+
+/// A book file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("price book: {0}; use the data.json of genai-prices, format v2")]
+pub struct PriceBookError(#[source] genai_prices::Error);
+
+/// What is to be priced.
+#[derive(Clone, Copy, Debug)]
+pub struct PriceInput<'a> {
+    /// Catalogue id of the provider, for overrides.
+    pub provider: &'a str,
+    /// Its id in the book; `None` when the book cannot price it.
+    pub price_as: Option<&'a str>,
+    /// Runs on the owner's own machines.
+    pub local: bool,
+    /// Model names, the best first: answering model, model of the body, model of the URL.
+    pub models: &'a [&'a str],
+    /// Usage of the answer.
+    pub usage: &'a Usage,
+    /// Usage of further models in the answer, on top.
+    pub parts: &'a [UsagePart],
+    /// The tier that served the call, else the one asked for, as on the wire.
+    pub service_tier: Option<&'a str>,
+    /// Sent through a batch API.
+    pub batch: bool,
+    /// When the call was made.
+    pub time: SystemTime,
+    /// The cost that the answer states.
+    pub stated_cost: Option<Money>,
+}
+
+/// A price, or why there is none: exactly one of `cost` and `reason` is set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Priced {
+    /// Id in the price book (or the model pattern of the override) that the cost was computed with.
+    pub model_id: Option<Arc<str>>,
+    /// The cost.
+    pub cost: Option<Money>,
+    /// The provider stated it.
+    pub stated: bool,
+    /// At least one kind of unit had no rate and is missing in `cost`.
+    pub partial: bool,
+    /// Why there is no cost.
+    pub reason: Option<UnpricedReason>,
+}
+
+impl Priced {
+    /// No cost, and why.
+    pub fn unpriced(reason: UnpricedReason) -> Self {
+        Self { reason: Some(reason), ..Self::default() }
+    }
+}
+
+// === impl PriceBook ===
+
+impl PriceBook {
+    /// The book that is built in. Decoded when first asked for a price.
+    pub fn bundled(overrides: Vec<PriceOverride>) -> Self {
+        Self::new(Source::Bundled, overrides, Some(SystemTime::UNIX_EPOCH + BUNDLED_TIMESTAMP))
+    }
+
+    /// A newer book, decoded and checked at once. `timestamp` is its date, for instance the file's.
+    ///
+    /// # Errors
+    /// The bytes are no `genai-prices` book of format v2.
+    pub fn from_json(
+        bytes: &[u8],
+        timestamp: Option<SystemTime>,
+        overrides: Vec<PriceOverride>,
+    ) -> Result<Self, PriceBookError> {
+        let calculator = Calculator::from_json(bytes).map_err(PriceBookError)?;
+        Ok(Self::new(Source::File(Arc::new(calculator)), overrides, timestamp))
+    }
+
+    /// The same book with other overrides; nothing is decoded again.
+    pub fn with_overrides(&self, overrides: Vec<PriceOverride>) -> Self {
+        Self::new(self.source.clone(), overrides, self.timestamp)
+    }
+
+    fn new(source: Source, overrides: Vec<PriceOverride>, timestamp: Option<SystemTime>) -> Self {
+        Self { source, overrides, timestamp, lookups: Mutex::default() }
+    }
+
+    /// Date of the book, if known.
+    pub fn timestamp(&self) -> Option<SystemTime> {
+        self.timestamp
+    }
+
+    /// Id of the first of `models` that the book lists for this provider.
+    pub fn listed(&self, provider: &str, price_as: Option<&str>, models: &[&str]) -> Option<Arc<str>> {
+        let price_as = book_id(provider, price_as)?;
+        models.iter().find_map(|model| self.lookup(price_as, model).ok()).map(|listed| listed.id.clone())
+    }
+
+    /// Prices one call.
+    pub fn price(&self, input: &PriceInput<'_>) -> Priced {
+        if let Some(cost) = input.stated_cost {
+            return Priced { cost: Some(cost), stated: true, ..Priced::default() };
+        }
+        if input.usage.is_empty() && input.parts.iter().all(|part| part.usage.is_empty()) {
+            return Priced::unpriced(UnpricedReason::NoUsage);
+        }
+        let mut whole = self.price_one(input, input.models, input.usage);
+        for part in input.parts.iter().filter(|part| !part.usage.is_empty()) {
+            let priced = match &part.model {
+                Some(model) => self.price_one(input, &[model.as_str()], &part.usage),
+                None => self.price_one(input, input.models, &part.usage),
+            };
+            whole = match (whole.cost, priced.cost) {
+                (Some(cost), Some(more)) => {
+                    Priced { cost: Some(cost + more), partial: whole.partial || priced.partial, ..whole }
+                }
+                // A part that has no price makes the whole partial; it does not take the price away from the rest.
+                (Some(_), None) => Priced { partial: true, ..whole },
+                (None, Some(_)) => Priced { partial: true, ..priced },
+                (None, None) => whole,
+            };
+        }
+        whole
+    }
+
+    fn price_one(&self, input: &PriceInput<'_>, models: &[&str], usage: &Usage) -> Priced {
+        if let Some(rate) = self.find_override(input.provider, models) {
+            return price_by_override(rate, usage);
+        }
+        if input.local {
+            return Priced::unpriced(UnpricedReason::Free);
+        }
+        let Some(price_as) = book_id(input.provider, input.price_as) else {
+            return Priced::unpriced(UnpricedReason::UnknownProvider);
+        };
+        let mut reason = UnpricedReason::NoModel;
+        for model in models {
+            match self.lookup(price_as, model) {
+                Ok(listed) => return self.price_by_book(input, &listed, usage),
+                Err(why) => reason = why,
+            }
+        }
+        Priced::unpriced(reason)
+    }
+
+    fn find_override(&self, provider: &str, models: &[&str]) -> Option<&PriceOverride> {
+        if self.overrides.is_empty() {
+            return None;
+        }
+        models.iter().find_map(|model| {
+            self.overrides.iter().find(|rate| {
+                let provider_fits = rate.provider.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(provider));
+                provider_fits && pattern_fits(&rate.model, model)
+            })
+        })
+    }
+
+    fn price_by_book(&self, input: &PriceInput<'_>, listed: &Listed, usage: &Usage) -> Priced {
+        let missing = listed.rates.missing(usage);
+        if missing == Missing::All {
+            return Priced { model_id: Some(listed.id.clone()), ..Priced::unpriced(UnpricedReason::NoRate) };
+        }
+        let (tier, batch) = context(input.service_tier, input.batch);
+        let mut counts = counts(usage);
+        let mut partial = missing == Missing::Some;
+        let cost = loop {
+            let mut request =
+                PriceRequest::new(&listed.name, &counts).with_provider_id(&listed.provider).with_timestamp(input.time);
+            if let Some(tier) = tier {
+                request = request.with_price_context("service_tier", tier);
+            }
+            if batch {
+                request = request.with_price_context("processing", "batch");
+            }
+            match self.calculator().calculate(&request) {
+                Ok(calculation) => break Money::from_f64(calculation.total_price),
+                // Counts that contradict each other beyond what `counts` settles: price the totals alone.
+                Err(error) if error.kind() == ErrorKind::InvalidUsage && !partial => {
+                    partial = true;
+                    counts = totals(usage);
+                }
+                Err(_) => break None,
+            }
+        };
+        match cost {
+            Some(cost) => Priced { model_id: Some(listed.id.clone()), cost: Some(cost), partial, ..Priced::default() },
+            None => Priced { model_id: Some(listed.id.clone()), ..Priced::unpriced(UnpricedReason::NoRate) },
+        }
+    }
+
+    fn calculator(&self) -> &Calculator {
+        match &self.source {
+            Source::Bundled => Calculator::bundled(),
+            Source::File(calculator) => calculator,
+        }
+    }
+
+    fn lookup(&self, price_as: &str, model: &str) -> Lookup {
+        {
+            let lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(found) = lookups.by_provider.get(price_as).and_then(|models| models.get(model)) {
+                return found.clone();
+            }
+        }
+        let found = self.search(price_as, model);
+        let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        if lookups.count >= MAX_LOOKUPS {
+            *lookups = Lookups::default();
+        }
+        lookups.count += 1;
+        lookups.by_provider.entry(price_as.into()).or_default().insert(model.into(), found.clone());
+        found
+    }
+
+    fn search(&self, price_as: &str, model: &str) -> Lookup {
+        let none = Counts::new();
+        let mut reason = UnpricedReason::UnknownModel;
+        let mut tries: Vec<(String, String)> =
+            aliases(model).into_iter().map(|name| (price_as.to_owned(), name)).collect();
+        // The router's callers say in the model's name who is to serve it: `org/name:provider`. Each has its own prices.
+        if price_as == HUGGING_FACE
+            && let Some((name, provider)) = model.rsplit_once(':')
+        {
+            tries.insert(0, (format!("huggingface_{provider}"), name.to_owned()));
+        }
+        for (provider, name) in tries {
+            match self.calculator().calculate(&PriceRequest::new(&name, &none).with_provider_id(&provider)) {
+                Ok(calculation) => {
+                    let rates = self.rates(&provider, &name);
+                    return Ok(Arc::new(Listed {
+                        provider: provider.into(),
+                        name: name.into(),
+                        id: calculation.model_id.into(),
+                        rates,
+                    }));
+                }
+                Err(error) if error.kind() == ErrorKind::ProviderNotFound => reason = UnpricedReason::UnknownProvider,
+                Err(_) => {}
+            }
+        }
+        Err(reason)
+    }
+
+    fn rates(&self, provider: &str, name: &str) -> Rates {
+        let calculate = |key: Option<UsageKey>| {
+            let counts: Counts = key.into_iter().map(|key| (key, 1.0)).collect();
+            self.calculator().calculate(&PriceRequest::new(name, &counts).with_provider_id(provider))
+        };
+        let fee = calculate(None).map_or(0.0, |calculation| calculation.total_price);
+        // A part without its total is refused, but only when the total has a rate.
+        let refused = |key| matches!(calculate(Some(key)), Err(error) if error.kind() == ErrorKind::InvalidUsage);
+        let charged = |key| calculate(Some(key)).is_ok_and(|calculation| calculation.total_price > fee);
+        Rates {
+            input_tokens: refused(UsageKey::INPUT_TEXT_TOKENS),
+            output_tokens: refused(UsageKey::OUTPUT_TEXT_TOKENS),
+            web_searches: charged(UsageKey::WEB_SEARCHES),
+            file_searches: charged(UsageKey::STORAGE_SEARCHES),
+            search_units: charged(UsageKey::RERANK_SEARCHES),
+            audio_seconds: refused(UsageKey::INPUT_AUDIO_SECONDS) || charged(UsageKey::AUDIO_SECONDS),
+            characters: charged(UsageKey::INPUT_CHARACTERS),
+            pages: charged(UsageKey::INPUT_DOCUMENT_PAGES),
+            per_request: fee > 0.0,
+        }
+    }
+}
+
+/// Catalogue id of the Hugging Face router. The book has no such provider, but one for each that it routes to.
+const HUGGING_FACE: &str = "huggingface";
+
+fn book_id<'a>(provider: &'a str, price_as: Option<&'a str>) -> Option<&'a str> {
+    price_as.or_else(|| (provider == HUGGING_FACE).then_some(HUGGING_FACE))
+}
+
+// === impl Rates ===
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missing {
+    None,
+    Some,
+    All,
+}
+
+impl Rates {
+    /// Which of the counts in `usage` have no rate.
+    ///
+    /// One answer may count the same input twice, in tokens and in seconds, characters, pages or searches; it is billed
+    /// in the unit that has a rate. A model without any rate is how the book lists a free one.
+    fn missing(self, usage: &Usage) -> Missing {
+        let any = |count: Option<u64>| count.is_some_and(|count| count > 0);
+        let by_unit = [
+            (any(usage.search_units), self.search_units),
+            (any(usage.input_audio_millis), self.audio_seconds),
+            (any(usage.input_characters), self.characters),
+            (any(usage.pages), self.pages),
+        ];
+        let other_unit_billed = by_unit.iter().any(|&(used, rate)| used && rate);
+        let rated = self.input_tokens || self.output_tokens || self.web_searches || self.file_searches;
+        if !rated && !self.per_request && !by_unit.iter().any(|&(_, rate)| rate) && !self.any_unit() {
+            return Missing::None;
+        }
+        let tokens_billed =
+            any(usage.input_tokens) && self.input_tokens || any(usage.output_tokens) && self.output_tokens;
+        let mut missing = false;
+        let mut found = other_unit_billed || tokens_billed || self.per_request;
+        missing |= any(usage.input_tokens) && !self.input_tokens && !other_unit_billed;
+        missing |= any(usage.output_tokens) && !self.output_tokens && !other_unit_billed;
+        missing |= by_unit.iter().any(|&(used, rate)| used && !rate) && !tokens_billed && !other_unit_billed;
+        for (used, rate) in [
+            (any(usage.web_searches), self.web_searches || self.per_request),
+            (any(usage.file_searches), self.file_searches),
+        ] {
+            missing |= used && !rate;
+            found |= used && rate;
+        }
+        match (missing, found) {
+            (false, _) => Missing::None,
+            (true, true) => Missing::Some,
+            (true, false) => Missing::All,
+        }
+    }
+
+    fn any_unit(self) -> bool {
+        self.search_units || self.audio_seconds || self.characters || self.pages
+    }
+}
+
+/// What the book's tiers are called: `flex`, `priority`, `fast`; batch is a way of sending, not a tier.
+///
+/// OpenAI says `flex` or `priority`, Vertex `ON_DEMAND_FLEX` or `ON_DEMAND_PRIORITY` (recorded answers), Anthropic `batch`.
+/// `default`, `standard`, `on_demand`, `auto`, `provisioned` and everything unknown are standard prices.
+fn context(tier: Option<&str>, batch: bool) -> (Option<&'static str>, bool) {
+    let Some(tier) = tier else { return (None, batch) };
+    let is = |name: &str| {
+        let start = tier.len().checked_sub(name.len());
+        start.and_then(|start| tier.get(start..)).is_some_and(|end| end.eq_ignore_ascii_case(name))
+    };
+    match () {
+        () if is("flex") => (Some("flex"), batch),
+        () if is("priority") => (Some("priority"), batch),
+        () if tier.eq_ignore_ascii_case("fast") => (Some("fast"), batch),
+        () if is("batch") => (None, true),
+        () => (None, batch),
+    }
+}
+
+/// The counts as the book wants them: parts never exceed their total, and overlaps of parts are named.
+fn counts(usage: &Usage) -> Counts {
+    let input = usage.input_tokens.unwrap_or(0);
+    let output = usage.output_tokens.unwrap_or(0);
+    let mut counts = totals(usage);
+    let mut set = |key: UsageKey, count: u64| {
+        if count > 0 {
+            counts.insert(key, count as f64);
+        }
+    };
+
+    // Parts of the input by modality, then what of each was read from a cache: the provider's word, then as little
+    // overlap as the numbers allow.
+    let audio = usage.input_audio_tokens.unwrap_or(0).min(input);
+    let image = usage.input_image_tokens.unwrap_or(0).min(input - audio);
+    let text = input - audio - image;
+    let read = usage.cache_read_tokens.unwrap_or(0).min(input);
+    let write = usage.cache_write_tokens.unwrap_or(0).min(input - read);
+    let mut audio_read = usage.cache_audio_read_tokens.unwrap_or(0).min(audio).min(read);
+    let overflow = (read - audio_read + write).saturating_sub(text);
+    let image_read = overflow.min(image).min(read - audio_read);
+    audio_read += (overflow - image_read).min(audio - audio_read).min(read - audio_read - image_read);
+    set(UsageKey::CACHE_READ_TOKENS, read);
+    set(UsageKey::CACHE_WRITE_TOKENS, write);
+    set(UsageKey::CACHE_WRITE_1H_TOKENS, usage.cache_write_1h_tokens.unwrap_or(0).min(write));
+    set(UsageKey::INPUT_AUDIO_TOKENS, audio);
+    set(UsageKey::INPUT_IMAGE_TOKENS, image);
+    let output_audio = usage.output_audio_tokens.unwrap_or(0).min(output);
+    set(UsageKey::OUTPUT_AUDIO_TOKENS, output_audio);
+    set(UsageKey::OUTPUT_IMAGE_TOKENS, usage.output_image_tokens.unwrap_or(0).min(output - output_audio));
+    set(UsageKey::OUTPUT_REASONING_TOKENS, usage.reasoning_tokens.unwrap_or(0).min(output));
+    if read > 0 && audio > 0 {
+        counts.insert(UsageKey::CACHE_AUDIO_READ_TOKENS, audio_read as f64);
+    }
+    if read > 0 && image > 0 {
+        counts.insert(UsageKey::CACHE_IMAGE_READ_TOKENS, image_read as f64);
+    }
+    counts
+}
+
+/// The counts that have no parts.
+fn totals(usage: &Usage) -> Counts {
+    let mut counts = Counts::new();
+    let mut set = |key: UsageKey, count: Option<u64>| {
+        if let Some(count) = count {
+            counts.insert(key, count as f64);
+        }
+    };
+    set(UsageKey::INPUT_TOKENS, Some(usage.input_tokens.unwrap_or(0)));
+    set(UsageKey::OUTPUT_TOKENS, Some(usage.output_tokens.unwrap_or(0)));
+    set(UsageKey::WEB_SEARCHES, usage.web_searches);
+    set(UsageKey::STORAGE_SEARCHES, usage.file_searches);
+    set(UsageKey::RERANK_SEARCHES, usage.search_units);
+    set(UsageKey::INPUT_CHARACTERS, usage.input_characters);
+    set(UsageKey::INPUT_DOCUMENT_PAGES, usage.pages);
+    if let Some(millis) = usage.input_audio_millis {
+        counts.insert(UsageKey::AUDIO_SECONDS, millis as f64 / 1000.0);
+        counts.insert(UsageKey::INPUT_AUDIO_SECONDS, millis as f64 / 1000.0);
+    }
+    counts
+}
+
+/// Exact, or a beginning followed by `*`; case does not matter.
+fn pattern_fits(pattern: &str, model: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => model.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start)),
+        None => model.eq_ignore_ascii_case(pattern),
+    }
+}
+
+fn price_by_override(rate: &PriceOverride, usage: &Usage) -> Priced {
+    let input = usage.input_tokens.unwrap_or(0);
+    let read = usage.cache_read_tokens.unwrap_or(0).min(input);
+    let write = usage.cache_write_tokens.unwrap_or(0).min(input - read);
+    let femto_per_mtok = [
+        (input - read - write, rate.input_per_mtok),
+        (read, rate.cache_read_per_mtok.unwrap_or(rate.input_per_mtok)),
+        (write, rate.cache_write_per_mtok.unwrap_or(rate.input_per_mtok)),
+        (usage.output_tokens.unwrap_or(0), rate.output_per_mtok),
+    ]
+    .into_iter()
+    .fold(0i128, |sum, (count, rate)| sum.saturating_add(i128::from(count).saturating_mul(rate.femto())));
+    let tokens = Money::from_femto(femto_per_mtok.saturating_add(500_000) / 1_000_000);
+    let any = |count: Option<u64>| count.is_some_and(|count| count > 0);
+    let other_units = any(usage.web_searches)
+        || any(usage.file_searches)
+        || any(usage.search_units)
+        || any(usage.images)
+        || any(usage.input_audio_millis)
+        || any(usage.input_characters)
+        || any(usage.pages);
+    Priced {
+        model_id: Some(Arc::from(rate.model.as_str())),
+        cost: Some(tokens + rate.per_request.unwrap_or(Money::ZERO)),
+        partial: other_units && rate.per_request.is_none(),
+        ..Priced::default()
+    }
+}
+
+#[cfg(test)]
+#[path = "price_tests.rs"]
+mod tests;

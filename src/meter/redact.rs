@@ -1,0 +1,145 @@
+//! Masks whatever looks like a credential in a short foreign text.
+//!
+//! In: a text that came from a provider (error code, error type, message). Out: the same text with every key-shaped part
+//! replaced by `***`. Providers echo keys: Google prints the whole key in `CONSUMER_SUSPENDED`, OpenAI prints what was
+//! sent when it is short. Too much is masked rather than too little: model names with long dates may go too.
+//! Linear in the text's length; no state.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use regex::{Captures, Regex};
+
+const MASK: &str = "***";
+
+/// Prefixes of key families, each followed by anything up to white space or a closing quote or bracket. Shapes: the
+/// providers' own key pages (OpenAI, Anthropic, Google, AWS, Groq, xAI, Perplexity, Hugging Face, GitHub …).
+static PREFIXED: LazyLock<Regex> = LazyLock::new(|| {
+    compiled(concat!(
+        r#"(^|[^A-Za-z0-9])("#,
+        r#"(?:sk|rk|pk|api|key)-[A-Za-z0-9*_.-][^\s"'`<>,;)\]}]*"#,
+        r#"|(?:AIza|ya29\.|github_pat_|bedrock-api-key-|ABSK|eyJ|xai-|gsk_|pplx-|csk-|tgp_v1_|nvapi-|AKIA|ASIA)[^\s"'`<>,;)\]}]*"#,
+        r#"|(?:AQ\.|ek_|fw_|hf_|api_org_|r8_|gh[pousr]_|sk_)[A-Za-z0-9*_-]{8}[^\s"'`<>,;)\]}]*"#,
+        r#")"#
+    ))
+});
+
+/// `key=value`, `token: value`, `Bearer value`.
+static NAMED: LazyLock<Regex> = LazyLock::new(|| {
+    compiled(
+        r#"(?i)((?:api[ _-]?key|key|token|secret|password|credential|signature|authorization)s?["']?\s?[=:]\s?["']?(?:bearer |basic )?|\b(?:bearer|basic)\s+)([^\s"'`<>,;)\]}&]+)"#,
+    )
+});
+
+static EMAIL: LazyLock<Regex> =
+    LazyLock::new(|| compiled(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}"));
+
+/// Candidates for keys without a prefix (Mistral 32, Cohere 40, Together 64, Azure 32 or 84 characters).
+static RUN: LazyLock<Regex> = LazyLock::new(|| compiled(r"[A-Za-z0-9+/_=.-]{16,}"));
+
+fn compiled(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("built-in pattern, compiled in tests")
+}
+
+/// Masks keys, tokens, long random runs and e-mail addresses.
+///
+/// ```
+/// # use keytally::meter::redact;
+/// assert_eq!(redact("api_key:AIzaSyMadeUpMadeUpMadeUpMadeUpMadeUp000 has been suspended"), "api_key:*** has been suspended");
+/// assert_eq!(redact("organization_usage_limit_exceeded"), "organization_usage_limit_exceeded");
+/// ```
+pub fn redact(text: &str) -> String {
+    let text = PREFIXED.replace_all(text, |found: &Captures| format!("{}{MASK}", &found[1]));
+    let text = NAMED.replace_all(&text, |found: &Captures| format!("{}{MASK}", &found[1])).into_owned();
+    let text = EMAIL.replace_all(&text, MASK).into_owned();
+    let masked = RUN.replace_all(&text, |found: &Captures| match looks_random(&found[0]) {
+        true => Cow::Borrowed(MASK),
+        false => Cow::Owned(found[0].to_string()),
+    });
+    masked.into_owned()
+}
+
+/// Words joined by `_`, `-` or capitals have few digits and few changes of case; keys have many of either.
+fn looks_random(run: &str) -> bool {
+    let digits = run.bytes().filter(u8::is_ascii_digit).count();
+    let upper = run.bytes().filter(u8::is_ascii_uppercase).count();
+    let lower = run.bytes().filter(u8::is_ascii_lowercase).count();
+    let hex = run.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    let mixed_case = upper * 10 >= run.len() * 3 && lower * 10 >= run.len() * 3;
+    (hex && digits >= 2) || (run.len() >= 20 && digits >= 3) || (run.len() >= 24 && mixed_case)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_is_masked() {
+        let run = "aB3dE5fG7hJ9kL1mN3pQ5rS7tU9vW1xY3zA5bC7d";
+        for key in [
+            format!("sk-proj-{run}T3BlbkFJ{run}"),
+            format!("sk-{run}"),
+            "sk-short".into(),
+            "sk-proj-****MxYA".into(),
+            format!("sk-ant-api03-{run}AA"),
+            format!("sk-ant-oat01-{run}"),
+            format!("sk-or-v1-{}", "0a1b".repeat(16)),
+            format!("ek_{run}"),
+            format!("AIza{}", &run[..35]),
+            format!("AQ.{run}"),
+            format!("ya29.{run}"),
+            format!("gsk_{run}"),
+            format!("xai-{run}"),
+            format!("pplx-{run}"),
+            format!("csk-{run}"),
+            format!("fw_{run}"),
+            format!("tgp_v1_{run}"),
+            format!("hf_{run}"),
+            format!("api_org_{run}"),
+            format!("ghp_{run}"),
+            format!("github_pat_{run}"),
+            "AKIAMADEUPMADEUP0000".into(),
+            format!("ABSK{run}=="),
+            format!("bedrock-api-key-{run}"),
+            format!("eyJhbGciOiJIUzI1NiJ9.{run}.{run}"),
+            "0123456789abcdef0123456789abcdef".into(),
+            "0123456789abcdef0123456789abcdef.aB3dE5fG7hJ9kL1m".into(),
+            run.into(),
+            "aBcDeFgHiJkLmNoPqRsTuVwXyZaBcDeF".into(),
+            "00000000-1111-2222-3333-444444444444".into(),
+            "somebody@example.com".into(),
+        ] {
+            for around in [key.clone(), format!("wrong key '{key}' given"), format!("consumer api_key:{key}")] {
+                let masked = redact(&around);
+                assert!(!masked.contains(&key[..key.len().min(12)]), "{around} -> {masked}");
+                assert!(!masked.contains(&key[key.len() - 4..]), "{around} -> {masked}");
+                assert!(masked.contains(MASK), "{around} -> {masked}");
+            }
+        }
+    }
+
+    #[test]
+    fn named_values_are_masked_whatever_their_shape() {
+        assert_eq!(redact("https://h/v1?key=abc&alt=sse"), "https://h/v1?key=***&alt=sse");
+        assert_eq!(redact("Authorization: Bearer x"), "Authorization: Bearer ***");
+        assert_eq!(redact("sent Bearer tok"), "sent Bearer ***");
+    }
+
+    #[test]
+    fn codes_and_types_stay_readable() {
+        for code in [
+            "insufficient_quota",
+            "organization_usage_limit_exceeded",
+            "AllocationQuota.FreeTierOnly",
+            "InvalidEndpointOrModel.NotFound",
+            "ResponsibleAIPolicyViolation",
+            "GenerateRequestsPerDayPerProjectPerModel-FreeTier",
+            "MissingAuthenticationTokenException",
+            "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+            "1113",
+            "API_KEY_HTTP_REFERRER_BLOCKED",
+        ] {
+            assert_eq!(redact(code), code);
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! The spine: one request, from left to right. Recognize, read the key, tap the request, send it on, tap the answer.
+//!
+//! Changes nothing but `Host` and the headers of this hop. Answers itself only when nobody else can: an unknown prefix,
+//! a provider that cannot be reached; such an answer says so in `x-keytally-error` and in its body.
+
+mod headers;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use crate::call::{
+    CallFacts, CallId, End, GeneratedError, KeyFacts, Operation, Protocol, Reply, RequestFacts, ResponseFacts, Timing,
+    Way,
+};
+use crate::export::{Propagation, read_trace_context};
+use crate::listen::Peer;
+use crate::protocol::{Decoder, ReplyHint, family};
+use crate::provider::{Catalog, Match, UsageInStream, generated_error, keep_response_headers, read_key};
+use crate::tap::inject::{self, HideUsage};
+use crate::tap::{
+    AnswerBody, CancelGuard, ContinueGate, Decompressor, OpenCall, RequestBody, RequestTap, Sink, tunnel,
+};
+use crate::upstream::{FreshConnection, Upstream, UpstreamError};
+
+/// Header on answers that keytally made itself; its value is the reason.
+pub const GENERATED_HEADER: &str = "x-keytally-error";
+
+/// What one call sees of the configuration, from its first to its last byte.
+pub struct Snapshot {
+    /// Providers.
+    pub catalog: Catalog,
+    /// Client for upstream connections, by provider id where one has its own certificate authority.
+    pub upstream: Upstreams,
+    /// Longest silence of a provider.
+    pub idle_timeout: Duration,
+    /// Salt of fingerprints.
+    pub salt: Vec<u8>,
+    /// `labels.app`: who calls.
+    pub client: Option<Arc<str>>,
+    /// `usage.inject`: ask for usage on the application's behalf.
+    pub inject_usage: bool,
+    /// Remove `traceparent`, `tracestate` and `baggage` before a request leaves.
+    pub strip_context: bool,
+}
+
+/// Upstream clients: one for all providers, and one for each that names its own certificate authority.
+pub struct Upstreams {
+    /// For all others.
+    pub shared: Arc<Upstream<RequestBody>>,
+    /// By provider id.
+    pub own: Vec<(Arc<str>, Arc<Upstream<RequestBody>>)>,
+}
+
+/// Answers requests on the proxy port.
+pub struct Proxy {
+    snapshot: ArcSwap<Snapshot>,
+    sink: Arc<dyn Sink>,
+    /// Makes the guard that counts a call as in flight at a provider.
+    in_flight: Box<dyn Fn(&Arc<str>) -> Box<dyn Send> + Send + Sync>,
+}
+
+impl Proxy {
+    /// `in_flight` makes a guard that lives as long as a call at the provider it is given.
+    pub fn new(
+        snapshot: Snapshot,
+        sink: Arc<dyn Sink>,
+        in_flight: impl Fn(&Arc<str>) -> Box<dyn Send> + Send + Sync + 'static,
+    ) -> Self {
+        Self { snapshot: ArcSwap::from_pointee(snapshot), sink, in_flight: Box::new(in_flight) }
+    }
+
+    /// Calls that begin from now on see this snapshot.
+    pub fn swap(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// The snapshot in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Answers one request.
+    pub async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody> {
+        let started = Instant::now();
+        let snapshot = self.snapshot.load_full();
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        if request.method() == Method::CONNECT || (request.uri().host().is_some() && request.version() < Version::HTTP_2) {
+            return self.refuse(&snapshot, &request, started, not_a_proxy());
+        }
+        match snapshot.catalog.recognize_base_url(request.method(), target) {
+            Ok(found) => self.forward(&snapshot, found, request, peer, started).await,
+            Err(unknown) => {
+                let refusal = Refusal { status: StatusCode::NOT_FOUND, why: GeneratedError::UnknownPrefix, body: unknown.body() };
+                self.refuse(&snapshot, &request, started, refusal)
+            }
+        }
+    }
+
+    async fn forward(
+        &self,
+        snapshot: &Snapshot,
+        found: Match,
+        mut request: Request<Incoming>,
+        peer: Peer,
+        started: Instant,
+    ) -> Response<AnswerBody> {
+        let upgrade = headers::upgrade_protocol(request.headers()).filter(|_| request.version() == Version::HTTP_11);
+        let application = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+        let (mut parts, body) = request.into_parts();
+        let original_target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+        let key = read_key(&found, &parts.method, &parts.headers, original_target, &snapshot.salt);
+        let facts = open_facts(snapshot, &parts.method, &parts.headers, &found, key);
+        let tap = RequestTap::new(found.protocol, text(&parts.headers, &CONTENT_TYPE), text(&parts.headers, &CONTENT_ENCODING));
+        let guard = (self.in_flight)(&found.provider.id);
+        let call = OpenCall::new(facts, started, Some(tap), Some(Arc::clone(&found.provider)), Arc::clone(&self.sink), guard);
+
+        if let Err(error) = readdress(&mut parts, &found, upgrade, snapshot.strip_context) {
+            return generated(&call, &found, GeneratedError::BadRequest, &error);
+        }
+        let gate = headers::has_token(&parts.headers, &EXPECT, "100-continue").then(Arc::<ContinueGate>::default);
+        let is_upgrade = application.is_some();
+        let mut hide = None;
+        let body = if snapshot.inject_usage && may_ask_for_usage(&found, &parts) {
+            let Ok(original) = body.collect().await.map(|body| body.to_bytes()) else {
+                call.finish(End::ClientCancelled, Reply::default(), |_| ());
+                return own_answer(StatusCode::BAD_REQUEST, GeneratedError::BadRequest, Vec::new());
+            };
+            let changed = inject::ask_for_usage(&original);
+            if let Some(changed) = &changed {
+                parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(changed.len()));
+                hide = Some(HideUsage::default());
+            }
+            let sent = changed.unwrap_or_else(|| original.clone());
+            RequestBody::changed(&original, sent, Arc::clone(&call), Arc::clone(&peer.client))
+        } else {
+            RequestBody::new(body, Arc::clone(&call), Arc::clone(&peer.client), gate.clone())
+        };
+        let mut request = Request::from_parts(parts, body);
+        if let Some(gate) = gate {
+            hyper::ext::on_informational(&mut request, move |answer| {
+                if answer.status() == StatusCode::CONTINUE {
+                    gate.open();
+                }
+            });
+        }
+
+        call.handed_over();
+        let cancelled = CancelGuard::new(Arc::clone(&call));
+        let upstream = snapshot.upstream.of(&found.provider.id);
+        let sent = send(upstream, request, is_upgrade, &call, snapshot.idle_timeout).await;
+        cancelled.disarm();
+        match sent {
+            Ok(answer) => pass_on(answer, call, &found, application, hide, snapshot.idle_timeout),
+            Err(_) if call.has_request_failed() => {
+                // The application is gone or broke its request off: nobody reads this answer.
+                call.finish(End::ClientCancelled, Reply::default(), |_| ());
+                generated(&call, &found, GeneratedError::BadRequest, "the request broke off before its end")
+            }
+            Err(error) => generated(&call, &found, error.kind, &error.detail),
+        }
+    }
+
+    fn refuse(
+        &self,
+        snapshot: &Snapshot,
+        request: &Request<Incoming>,
+        started: Instant,
+        refusal: Refusal,
+    ) -> Response<AnswerBody> {
+        let facts = CallFacts {
+            request: RequestFacts { method: method_name(request.method()), ..RequestFacts::default() },
+            ..blank_facts(snapshot, request.headers())
+        };
+        let call = OpenCall::new(facts, started, None, None, Arc::clone(&self.sink), Box::new(()));
+        call.fail(End::Refused, refusal.why, Some(refusal.status.as_u16()));
+        own_answer(refusal.status, refusal.why, refusal.body)
+    }
+}
+
+struct Refusal {
+    status: StatusCode,
+    why: GeneratedError,
+    body: Vec<u8>,
+}
+
+/// Passes the answer's head on and watches its body; on 101 joins the two connections.
+fn pass_on(
+    answer: Response<Incoming>,
+    call: Arc<OpenCall>,
+    found: &Match,
+    application: Option<hyper::upgrade::OnUpgrade>,
+    hide: Option<HideUsage>,
+    idle_timeout: Duration,
+) -> Response<AnswerBody> {
+    let (mut parts, body) = answer.into_parts();
+    let connect = parts.extensions.get::<FreshConnection>().and_then(FreshConnection::take);
+    let kept = keep_response_headers(&found.provider, &parts.headers);
+    call.head(ResponseFacts { status: parts.status.as_u16(), headers: kept, bytes: 0 }, connect);
+    let upgraded = headers::upgrade_protocol(&parts.headers).filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS);
+    headers::strip_hop_by_hop(&mut parts.headers);
+    if let (Some(protocol), Some(application)) = (upgraded, application) {
+        headers::set_upgrade(&mut parts.headers, protocol);
+        let extensions = parts.headers.get("sec-websocket-extensions").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let provider = hyper::upgrade::on(Response::from_parts(parts.clone(), body));
+        let decoder = decoder(found.protocol, 101, Some("application/x-ndjson"));
+        tokio::spawn(async move {
+            match tokio::try_join!(application, provider) {
+                Ok((application, provider)) => tunnel(application, provider, call, decoder, extensions.as_deref()).await,
+                Err(_) => call.finish(End::ClientCancelled, Reply::default(), |_| ()),
+            }
+        });
+        return Response::from_parts(parts, AnswerBody::own(Vec::new()));
+    }
+    let decoder = decoder(found.protocol, parts.status.as_u16(), text(&parts.headers, &CONTENT_TYPE));
+    let unpack = Decompressor::new(text(&parts.headers, &CONTENT_ENCODING));
+    // A compressed stream cannot be cut: the application sees the extra chunk.
+    let hide = hide.filter(|_| parts.status.is_success() && !parts.headers.contains_key(CONTENT_ENCODING));
+    if hide.is_some() {
+        parts.headers.remove(CONTENT_LENGTH);
+    }
+    Response::from_parts(parts, AnswerBody::watched(body, call, decoder, unpack, hide, idle_timeout))
+}
+
+fn decoder(protocol: Protocol, status: u16, content_type: Option<&str>) -> Decoder {
+    Decoder::new(family(protocol), ReplyHint { status, content_type, protocol })
+}
+
+/// Sends the request; gives up when neither side has moved for `idle_timeout`.
+async fn send(
+    upstream: &Upstream<RequestBody>,
+    request: Request<RequestBody>,
+    upgrade: bool,
+    call: &OpenCall,
+    idle_timeout: Duration,
+) -> Result<Response<Incoming>, UpstreamError> {
+    let mut sending = std::pin::pin!(upstream.send(request, upgrade));
+    loop {
+        let deadline = call.last_sent() + idle_timeout;
+        if let Ok(sent) = tokio::time::timeout_at(deadline.into(), sending.as_mut()).await {
+            return sent;
+        }
+        if call.last_sent() + idle_timeout <= Instant::now() {
+            let detail = format!("the provider did not answer within {} s", idle_timeout.as_secs_f64());
+            return Err(UpstreamError { kind: GeneratedError::ReadTimeout, detail });
+        }
+    }
+}
+
+/// Turns the request's head from ours to the provider's.
+fn readdress(
+    parts: &mut http::request::Parts,
+    found: &Match,
+    upgrade: Option<HeaderValue>,
+    strip_context: bool,
+) -> Result<(), String> {
+    let default_port = if found.scheme == http::uri::Scheme::HTTPS { 443 } else { 80 };
+    let authority = if found.port == default_port { found.host.to_string() } else { format!("{}:{}", found.host, found.port) };
+    parts.uri = Uri::builder()
+        .scheme(found.scheme.clone())
+        .authority(authority)
+        .path_and_query(found.path_and_query.as_str())
+        .build()
+        .map_err(|error| format!("the request's path cannot be sent on: {error}"))?;
+    parts.version = Version::HTTP_11;
+    headers::strip_hop_by_hop(&mut parts.headers);
+    // Set from the URI by the client: a request that came by HTTP/2 has none.
+    parts.headers.remove(HOST);
+    if let Some(protocol) = upgrade {
+        headers::set_upgrade(&mut parts.headers, protocol);
+    }
+    if strip_context {
+        for name in ["traceparent", "tracestate", "baggage"] {
+            parts.headers.remove(name);
+        }
+    }
+    Ok(())
+}
+
+/// An OpenAI-format call whose provider reports a stream's usage only when asked, small enough to be read whole.
+fn may_ask_for_usage(found: &Match, parts: &http::request::Parts) -> bool {
+    let length = text(&parts.headers, &CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
+    matches!(found.protocol, Protocol::OpenaiChat | Protocol::OpenaiCompletions)
+        && parts.method == Method::POST
+        && found.provider.usage_in_stream == UsageInStream::OnRequest
+        && !parts.headers.contains_key(CONTENT_ENCODING)
+        && length.is_some_and(|length| length <= inject::MAX_REQUEST_BYTES)
+}
+
+fn open_facts(snapshot: &Snapshot, method: &Method, headers: &HeaderMap, found: &Match, key: KeyFacts) -> CallFacts {
+    let provider = &found.provider;
+    CallFacts {
+        provider: Arc::clone(&provider.id),
+        price_as: found.price_as.clone(),
+        local: provider.local,
+        operation: found.operation,
+        protocol: found.protocol,
+        server_address: Arc::clone(&found.host),
+        server_port: found.port,
+        key,
+        request: RequestFacts {
+            method: method_name(method),
+            url_model: found.url_model.clone(),
+            stream: found.stream,
+            hash: target_hash(method, &found.path_and_query),
+            sdk_retry_count: sdk_retry_count(headers),
+            user_agent: text(headers, &USER_AGENT).map(|agent| {
+                agent.split([' ', '(']).next().unwrap_or_default().chars().take(64).collect()
+            }),
+            ..RequestFacts::default()
+        },
+        reply: Reply { repeats_usage: found.repeats_usage, ..Reply::default() },
+        ..blank_facts(snapshot, headers)
+    }
+}
+
+fn blank_facts(snapshot: &Snapshot, headers: &HeaderMap) -> CallFacts {
+    let now = SystemTime::now();
+    CallFacts {
+        call_id: CallId::new(now),
+        started: now,
+        trace: read_trace_context(headers, Propagation::default()),
+        way: Way::BaseUrl,
+        provider: Arc::from("other"),
+        price_as: None,
+        local: false,
+        operation: Operation::Other,
+        protocol: Protocol::Opaque,
+        server_address: Arc::from(""),
+        server_port: 0,
+        client: snapshot.client.clone(),
+        key: KeyFacts::default(),
+        request: RequestFacts::default(),
+        response: None,
+        reply: Reply::default(),
+        end: End::Refused,
+        generated: None,
+        timing: Timing::default(),
+    }
+}
+
+/// The method where it is a known one; anything else is client text.
+fn method_name(method: &Method) -> String {
+    let known = [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS, Method::PATCH, Method::TRACE, Method::CONNECT];
+    if known.contains(method) { method.to_string() } else { "_OTHER".to_owned() }
+}
+
+/// FNV-1a over method and target: joined with the body's hash to recognise a repeated request.
+fn target_hash(method: &Method, target: &str) -> u64 {
+    method
+        .as_str()
+        .bytes()
+        .chain(target.bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+/// `x-stainless-retry-count: 2` (OpenAI and Anthropic SDKs), `amz-sdk-request: attempt=3; max=4` (AWS SDKs).
+fn sdk_retry_count(headers: &HeaderMap) -> Option<u32> {
+    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(count) = value("x-stainless-retry-count") {
+        return count.trim().parse().ok();
+    }
+    let attempt = value("amz-sdk-request")?.split(';').find_map(|part| part.trim().strip_prefix("attempt="))?;
+    attempt.trim().parse::<u32>().ok()?.checked_sub(1)
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Ends the call and answers in the provider's own error shape.
+fn generated(call: &OpenCall, found: &Match, why: GeneratedError, detail: &str) -> Response<AnswerBody> {
+    let (status, body) = generated_error(Some(&found.provider), found.protocol, why, detail);
+    call.fail(End::NoAnswer, why, None);
+    tracing::warn!(provider = %found.provider.id, reason = %why, detail, "no answer from the provider");
+    own_answer(status, why, body)
+}
+
+fn own_answer(status: StatusCode, why: GeneratedError, body: Vec<u8>) -> Response<AnswerBody> {
+    let mut answer = Response::new(AnswerBody::own(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(GENERATED_HEADER, HeaderValue::from_static(why.as_str()));
+    answer
+}
+
+fn not_a_proxy() -> Refusal {
+    let body = br#"{"error":{"type":"keytally_error","code":"bad_request","message":"keytally: this port takes base-URL requests such as http://127.0.0.1:4141/openai/v1/models; forward-proxy requests (CONNECT or an absolute URL) are not served"}}"#;
+    Refusal { status: StatusCode::NOT_IMPLEMENTED, why: GeneratedError::BadRequest, body: body.to_vec() }
+}
+
+impl Upstreams {
+    fn of(&self, provider: &Arc<str>) -> &Upstream<RequestBody> {
+        self.own.iter().find(|(id, _)| id == provider).map_or(&self.shared, |(_, upstream)| upstream)
+    }
+}

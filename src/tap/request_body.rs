@@ -1,0 +1,144 @@
+//! The request's body on its way up: every frame as it came, seen by the request tap.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::{BodyError, OpenCall};
+use crate::listen::ClientState;
+
+/// How long a body waits for `100 Continue` before it is sent all the same (RFC 9110 section 10.1.1: a client must not
+/// wait forever; curl waits as long).
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// Holds a body back until the provider has asked for it (`Expect: 100-continue`).
+#[derive(Default)]
+pub struct ContinueGate {
+    open: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl ContinueGate {
+    /// The provider said `100 Continue`.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Release);
+        if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_open(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.open.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        if self.open.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+enum Inner {
+    AsItComes(Incoming),
+    /// Read whole and changed (`usage.inject`); what the application sent has been tapped.
+    Changed(Option<Bytes>),
+}
+
+/// A request body that is watched by an [`OpenCall`].
+pub struct RequestBody {
+    inner: Inner,
+    call: Arc<OpenCall>,
+    client: Arc<ClientState>,
+    gate: Option<(Arc<ContinueGate>, Pin<Box<Sleep>>)>,
+    ended: bool,
+}
+
+impl RequestBody {
+    /// Wraps `inner`; `gate` holds it back.
+    pub fn new(
+        inner: Incoming,
+        call: Arc<OpenCall>,
+        client: Arc<ClientState>,
+        gate: Option<Arc<ContinueGate>>,
+    ) -> Self {
+        let gate = gate.map(|gate| (gate, Box::pin(tokio::time::sleep(CONTINUE_WAIT))));
+        let whole = inner.is_end_stream();
+        let mut body = Self { inner: Inner::AsItComes(inner), call, client, gate, ended: false };
+        if whole {
+            body.complete();
+        }
+        body
+    }
+
+    /// A body that came whole as `original` and is sent as `changed`.
+    pub fn changed(original: &[u8], changed: Bytes, call: Arc<OpenCall>, client: Arc<ClientState>) -> Self {
+        call.request_data(original);
+        let mut body = Self { inner: Inner::Changed(Some(changed)), call, client, gate: None, ended: false };
+        body.complete();
+        body
+    }
+
+    fn complete(&mut self) {
+        if !self.ended {
+            self.ended = true;
+            self.call.request_complete(&self.client);
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some((gate, wait)) = &mut self.gate {
+            if gate.poll_open(cx).is_pending() {
+                ready!(wait.as_mut().poll(cx));
+            }
+            self.gate = None;
+        }
+        let incoming = match &mut self.inner {
+            Inner::AsItComes(incoming) => incoming,
+            Inner::Changed(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        };
+        match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let last = incoming.is_end_stream();
+                if let Some(data) = frame.data_ref() {
+                    self.call.request_data(data);
+                }
+                if last {
+                    self.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                self.call.request_failed();
+                Poll::Ready(Some(Err(error.into())))
+            }
+            None => {
+                self.complete();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::AsItComes(incoming) => incoming.is_end_stream(),
+            Inner::Changed(bytes) => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::AsItComes(incoming) => incoming.size_hint(),
+            Inner::Changed(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
+    }
+}

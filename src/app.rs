@@ -19,8 +19,8 @@ use crate::call::{CallFacts, CallRecord};
 use crate::config::{self, CallsSink, Config, ConfigHandle};
 use crate::export::metrics::{Metrics, MetricsConfig, Side};
 use crate::export::{
-    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpProtocol, OtlpSettings, Profile, Sampling, Semconv, Signal,
-    TraceSettings,
+    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpProtocol, OtlpSettings, Profile, Sampling,
+    Semconv, Signal, TraceSettings,
 };
 use crate::listen::{self, ListenSettings};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
@@ -117,8 +117,7 @@ impl App {
             Box::new(move |record: &CallRecord, exported| observe.observe(record, exported)),
             Arc::new(metrics.clone()),
         )?;
-        let rooms =
-            Arc::new(Rooms { meter, metrics, exports, settling: AtomicUsize::new(0), settled: Notify::new() });
+        let rooms = Arc::new(Rooms { meter, metrics, exports, settling: AtomicUsize::new(0), settled: Notify::new() });
         tell_metrics(&rooms, &config);
 
         let guards = rooms.metrics.clone();
@@ -142,7 +141,13 @@ impl App {
         });
 
         let (stop_admin, mut admin_stopped) = watch::channel(false);
-        let source = Status { rooms: Arc::clone(&rooms), config: config.clone(), proxy, admin, draining: stop_proxy.subscribe() };
+        let source = Status {
+            rooms: Arc::clone(&rooms),
+            config: config.clone(),
+            proxy,
+            admin,
+            draining: stop_proxy.subscribe(),
+        };
         let pages = admin::Admin::new(rooms.metrics.clone(), Arc::new(source), Vec::new());
         let admin_task = tokio::spawn(pages.serve(admin_listener, async move {
             let _ = admin_stopped.wait_for(|stop| *stop).await;
@@ -162,7 +167,10 @@ impl App {
         self.stop_proxy.send_replace(true);
         let mut proxy_task = self.proxy_task;
         if tokio::time::timeout(shutdown.drain, &mut proxy_task).await.is_err() {
-            tracing::warn!(seconds = shutdown.drain.as_secs_f64(), "calls still in flight after the drain time are cut off");
+            tracing::warn!(
+                seconds = shutdown.drain.as_secs_f64(),
+                "calls still in flight after the drain time are cut off"
+            );
             proxy_task.abort();
         }
         let _ = tokio::time::timeout(FLUSH, self.rooms.all_settled()).await;
@@ -186,7 +194,8 @@ impl App {
 /// # Errors
 /// As [`App::start`].
 pub fn serve(config: ConfigHandle) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let served = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let app = App::start(config.clone()).await?;
@@ -250,9 +259,9 @@ impl Signals {
 }
 
 async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("{setting}: cannot listen on {address}; is another sidecar running, or the port taken?"))
+    TcpListener::bind(address).await.with_context(|| {
+        format!("{setting}: cannot listen on {address}; is another sidecar running, or the port taken?")
+    })
 }
 
 /// Takes every later configuration over.
@@ -271,7 +280,10 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
                 }
                 (Err(error), _) | (_, Err(error)) => {
                     rooms.metrics.config_reloaded(false, SystemTime::now());
-                    tracing::error!(error = format!("{error:#}"), "the new configuration cannot be used; the old one stays");
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "the new configuration cannot be used; the old one stays"
+                    );
                 }
             }
         }

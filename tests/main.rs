@@ -2,7 +2,7 @@
 
 mod support;
 
-/// What arrives is what was sent: bodies, headers, trailers, upgrades, ends.
-mod transparency;
 /// The SDKs that people use, unchanged.
 mod sdks;
+/// What arrives is what was sent: bodies, headers, trailers, upgrades, ends.
+mod transparency;

@@ -23,14 +23,18 @@ const PROVIDERS: [(&str, &str); 6] = [
 /// What providers answer to a key that is not one; bodies as recorded.
 fn refusal(provider: &str) -> Answer {
     let (status, body) = match provider {
-        "anthropic" => (401, r#"{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"}}"#),
+        "anthropic" => {
+            (401, r#"{"type":"error","error":{"type":"authentication_error","message":"invalid x-api-key"}}"#)
+        }
         "gemini" => (
             400,
             r#"{"error":{"code":400,"message":"API key not valid. Please pass a valid API key.","status":"INVALID_ARGUMENT","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID","domain":"googleapis.com"}]}}"#,
         ),
         "mistral" => (401, r#"{"message":"Unauthorized","request_id":"0123"}"#),
         "cohere" => (401, r#"{"message":"invalid api token"}"#),
-        "groq" => (401, r#"{"error":{"message":"Invalid API Key","type":"invalid_request_error","code":"invalid_api_key"}}"#),
+        "groq" => {
+            (401, r#"{"error":{"message":"Invalid API Key","type":"invalid_request_error","code":"invalid_api_key"}}"#)
+        }
         _ => (
             401,
             r#"{"error":{"message":"Incorrect API key provided: sk-made-***********ests.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#,
@@ -49,7 +53,8 @@ fn script(provider: &'static str, operation: &'static str) -> impl Fn(Received) 
         let case = |name: &str| {
             let all = recorded::all();
             let exists = |case: &str| {
-                all.iter().any(|row| row["provider"] == provider && row["operation"] == operation && row["case"] == case)
+                all.iter()
+                    .any(|row| row["provider"] == provider && row["operation"] == operation && row["case"] == case)
             };
             // Cohere's recorded stream ends in a tool call.
             let name = if exists(name) { name.to_owned() } else { format!("tool-{name}") };
@@ -57,7 +62,9 @@ fn script(provider: &'static str, operation: &'static str) -> impl Fn(Received) 
         };
         match wanted {
             _ if wanted.contains("case-stream") => recorded::answer(&case("stream"), Duration::ZERO, AnswerEnd::Clean),
-            _ if wanted.contains("case-tool") => recorded::answer(&case("tool-plain"), Duration::ZERO, AnswerEnd::Clean),
+            _ if wanted.contains("case-tool") => {
+                recorded::answer(&case("tool-plain"), Duration::ZERO, AnswerEnd::Clean)
+            }
             _ if wanted.contains("case-error") => refusal(provider),
             _ if wanted.contains("case-cancel") => {
                 let mut answer = recorded::answer(&case("stream"), Duration::from_millis(10), AnswerEnd::Silent);

@@ -236,7 +236,10 @@ async fn a_half_closed_application_still_gets_its_answer() {
     app.write_all(b"GET /openai/v1/models HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     app.shutdown().await.unwrap();
     let mut text = String::new();
-    tokio::time::timeout(Duration::from_secs(5), app.read_to_string(&mut text)).await.expect("closed after it").unwrap();
+    tokio::time::timeout(Duration::from_secs(5), app.read_to_string(&mut text))
+        .await
+        .expect("closed after it")
+        .unwrap();
     assert!(text.ends_with(CHAT), "{text}");
     assert_eq!(sidecar.wait_for_records(1).await[0]["outcome"], "ok");
 }
@@ -364,7 +367,8 @@ async fn an_upgrade_passes_through_and_realtime_usage_is_metered() {
 #[tokio::test]
 async fn a_broken_stream_breaks_for_the_application_too() {
     let (_provider, sidecar) = pair(|_| {
-        let mut answer = Answer::new(200, "text/event-stream", "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n");
+        let mut answer =
+            Answer::new(200, "text/event-stream", "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n");
         answer.end = AnswerEnd::Broken;
         answer.pieces.push((Duration::from_millis(50), Bytes::from("data: {\"cho")));
         answer

@@ -159,6 +159,7 @@ impl CallRecord {
         let (first, last) = (self.timing.first_output?, self.timing.last_output?);
         let visible = self.usage.output_tokens?.checked_sub(self.usage.reasoning_tokens.unwrap_or(0))?;
         let reported = matches!(self.usage_source, UsageSource::Reported | UsageSource::Injected);
-        (self.stream && reported && visible >= 2).then(|| last.saturating_sub(first).as_secs_f64() / (visible - 1) as f64)
+        (self.stream && reported && visible >= 2)
+            .then(|| last.saturating_sub(first).as_secs_f64() / (visible - 1) as f64)
     }
 }

@@ -26,7 +26,8 @@ pub(super) fn run(args: DemoArgs) -> anyhow::Result<()> {
     }
     let color = args.no_color.then_some(false);
     let options = DemoOptions { duration: args.duration, color, minute: args.minute };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let shown = runtime.block_on(crate::demo::run(options, start));
     runtime.shutdown_timeout(Duration::from_millis(200));
     shown

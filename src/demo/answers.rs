@@ -83,7 +83,7 @@ impl Provider {
     /// A recorded answer, changed by `trouble`.
     fn repeat(&self, recording: &Recording, model: Option<&str>, trouble: Trouble) -> Answer {
         let factor = fastrand::u64(if trouble == Trouble::SpendSpike { SPIKE_FACTORS } else { FACTORS });
-        let mut pieces = recording.pieces_for(model, factor);
+        let (headers, mut pieces) = recording.repeat(model, factor);
         let mut end = AnswerEnd::Clean;
         match trouble {
             Trouble::Overloaded if recording.stream => {
@@ -106,7 +106,7 @@ impl Provider {
         });
         Answer {
             status: recording.status,
-            headers: recording.headers.clone(),
+            headers,
             pieces: pieces.collect(),
             trailers: Vec::new(),
             end,

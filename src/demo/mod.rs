@@ -137,6 +137,7 @@ where
             return Ok(());
         }
         let mut tick = tokio::time::interval(if output.terminal { FRAME } else { LINE_EVERY });
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut last_scene = None;
         let deadline = options.duration.map(|duration| tokio::time::Instant::now() + duration);
         let mut ends = std::pin::pin!(sleep_until(deadline));

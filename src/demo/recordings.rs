@@ -1,8 +1,9 @@
 //! What real providers answered, as the simulated one repeats it: `recordings.jsonl` (answers) and `errors.jsonl`.
 //!
 //! In: one JSON object a line, each with the public project that recorded it. Out: [`Recording`]s, bodies cut into the
-//! pieces that a stream arrives in. [`Recording::pieces_for`] changes two things so that calls differ: the model becomes
-//! the one asked for, and every token count is multiplied by one whole number, which keeps all sums right.
+//! pieces that a stream arrives in. [`Recording::repeat`] changes three things, so that calls differ as real ones do: the
+//! model becomes the one asked for, ids get a new end (one id twice is one answer fetched twice, which costs nothing), and
+//! every token count is multiplied by one whole number, which keeps all sums right.
 
 use std::sync::LazyLock;
 
@@ -56,8 +57,9 @@ pub struct Recording {
     pub tools: bool,
     /// HTTP status.
     pub status: u16,
-    /// Headers.
-    pub headers: Vec<(String, String)>,
+    headers: Vec<(String, String)>,
+    /// The answer's own id, as often as it is in the body.
+    id: Option<String>,
     /// The body, in the pieces that its events make.
     pieces: Vec<Bytes>,
     /// The body may not be changed: its frames carry checksums.
@@ -115,6 +117,7 @@ impl Recording {
             None => raw.body.into_bytes(),
         };
         let headers = pairs(&raw.headers);
+        let id = ID.captures(&body).and_then(|found| String::from_utf8(found[1].to_vec()).ok());
         let pieces = pieces(&headers, Bytes::from(body));
         Self {
             verb: verb(&raw.path).to_owned(),
@@ -124,22 +127,41 @@ impl Recording {
             model: raw.model,
             status: raw.status,
             headers,
+            id,
             pieces,
             sealed,
         }
     }
 
-    /// The body for a call that asked for `model`, its token counts times `factor`.
-    pub fn pieces_for(&self, model: Option<&str>, factor: u64) -> Vec<Bytes> {
+    /// Headers and body for a call that asked for `model`, its token counts times `factor`.
+    pub fn repeat(&self, model: Option<&str>, factor: u64) -> (Vec<(String, String)>, Vec<Bytes>) {
+        let ending = format!("{:08x}", fastrand::u32(..));
+        let is_id = |name: &str| ["request-id", "requestid", "correlation-id"].iter().any(|end| name.ends_with(end));
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), if is_id(name) { with_ending(value, &ending) } else { value.clone() }));
         if self.sealed {
-            return self.pieces.clone();
+            return (headers.collect(), self.pieces.clone());
         }
         let model = model.filter(|model| *model != self.model);
-        self.pieces.iter().map(|piece| rewrite(piece, model, factor)).collect()
+        let id = self.id.as_ref().map(|id| (id.as_str(), with_ending(id, &ending)));
+        let pieces = self.pieces.iter().map(|piece| rewrite(piece, model, factor, id.as_ref()));
+        (headers.collect(), pieces.collect())
     }
 }
 
-fn rewrite(piece: &Bytes, model: Option<&str>, factor: u64) -> Bytes {
+/// An id whose last characters are others.
+fn with_ending(id: &str, ending: &str) -> String {
+    let kept = id.len().saturating_sub(ending.len());
+    format!("{}{ending}", id.get(..kept).unwrap_or(""))
+}
+
+/// The id of an answer in each format; the first one in it.
+static ID: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r#""(?:id|responseId)"\s*:\s*"([^"\\]+)""#).expect("a fixed pattern"));
+
+fn rewrite(piece: &Bytes, model: Option<&str>, factor: u64, id: Option<&(&str, String)>) -> Bytes {
     static COUNT: LazyLock<Regex> = LazyLock::new(|| {
         Regex::new(
             r#""((?:prompt|completion|input|output|cached|reasoning|thinking|cache_creation_input|cache_read_input|prompt_cache_hit|prompt_cache_miss|ephemeral_5m_input|ephemeral_1h_input)_tokens|(?:prompt|candidates|total|thoughts|toolUsePrompt|cachedContent)TokenCount|tokenCount|(?:input|output|total)Tokens|total_tokens|(?:prompt_)?eval_count)"(\s*:\s*)(\d{1,9})"#,
@@ -154,12 +176,21 @@ fn rewrite(piece: &Bytes, model: Option<&str>, factor: u64) -> Bytes {
         text.extend_from_slice(count.saturating_mul(factor).to_string().as_bytes());
         text
     });
-    let Some(model) = model else { return Bytes::copy_from_slice(&counted) };
-    let name = serde_json::Value::from(model).to_string();
-    let renamed = MODEL.replace_all(&counted, |found: &Captures<'_>| {
-        [b"\"".as_slice(), &found[1], b"\"", &found[2], name.as_bytes()].concat()
-    });
-    Bytes::copy_from_slice(&renamed)
+    let mut text = counted.into_owned();
+    if let Some(model) = model {
+        let name = serde_json::Value::from(model).to_string();
+        let named = MODEL.replace_all(&text, |found: &Captures<'_>| {
+            [b"\"".as_slice(), &found[1], b"\"", &found[2], name.as_bytes()].concat()
+        });
+        text = named.into_owned();
+    }
+    if let Some((old, new)) = id.filter(|(old, new)| old.len() == new.len()) {
+        let found: Vec<_> = memchr::memmem::find_iter(&text, old.as_bytes()).collect();
+        for at in found {
+            text[at..at + new.len()].copy_from_slice(new.as_bytes());
+        }
+    }
+    Bytes::from(text)
 }
 
 // === impl RecordedError ===
@@ -230,7 +261,16 @@ mod tests {
                 one.verb,
                 one.pieces.len()
             );
-            assert_eq!(one.pieces_for(None, 1).concat(), one.pieces.concat());
+            let (_, repeated) = one.repeat(None, 1);
+            assert_eq!(repeated.concat().len(), one.pieces.concat().len());
+            let id = one.id.as_deref().unwrap_or("there is none");
+            let again = |pieces: &[Bytes]| memchr::memmem::find(&pieces.concat(), id.as_bytes()).is_some();
+            assert!(one.id.is_none() || (again(&one.pieces) && !again(&repeated)), "{} {id}", one.provider);
+            assert!(
+                one.id.is_some()
+                    || matches!(one.provider.as_str(), "bedrock" | "ollama" | "gemini")
+                    || one.verb == "embeddings"
+            );
         }
     }
 
@@ -240,10 +280,10 @@ mod tests {
             br#"{"model":"gpt-5-2025","usage":{"prompt_tokens": 12,"completion_tokens":3,"total_tokens":15},"max_tokens":9}"#,
         );
         assert_eq!(
-            rewrite(&body, Some("gpt-4.1"), 4),
+            rewrite(&body, Some("gpt-4.1"), 4, None),
             &br#"{"model":"gpt-4.1","usage":{"prompt_tokens": 48,"completion_tokens":12,"total_tokens":60},"max_tokens":9}"#[..]
         );
-        assert_eq!(rewrite(&body, None, 1), body);
+        assert_eq!(rewrite(&body, None, 1, None), body);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthChar;
 
 use crate::call::{Money, Outcome};
 
-use super::view::{CallRow, KeyRow, Problem, RECENT, View};
+use super::view::{CallRow, KeyRow, LATEST, Problem, RECENT, View};
 
 /// Widest text that is drawn; a line longer than this reads badly.
 pub const MAX_WIDTH: usize = 170;
@@ -66,13 +66,13 @@ type Cell = Vec<(String, Style)>;
 pub fn render(view: &View, screen: Screen) -> String {
     let screen = Screen { width: screen.width.min(MAX_WIDTH), ..screen };
     let problems = view.problems();
-    // Fixed lines: title, script, rule, two table heads, two rules, totals; then what varies.
-    let mut free = screen.height.saturating_sub(9);
-    let problem_lines = if free >= 12 { 6 } else { 2 }.min(free);
-    free -= problem_lines;
-    let call_lines =
-        super::view::LATEST.min(free / 3).max(free.saturating_sub(view.keys.len()).min(super::view::LATEST));
-    let key_lines = free.saturating_sub(call_lines);
+    // Fixed lines: title, script, two heads, four rules, sums. What is wrong and the latest calls share the rest of a tall
+    // screen, so that a new problem moves nothing; on a short one the keys give way first to them, then they to the keys.
+    let free = screen.height.saturating_sub(9);
+    let problem_lines = (2 * problems.len()).clamp(1, 6).min(free);
+    let shared = LATEST.max(problem_lines + 1);
+    let key_lines = view.keys.len().min(free.saturating_sub(shared)).max(free.min(view.keys.len()) / 2);
+    let call_lines = shared.min(free.saturating_sub(key_lines)).saturating_sub(problem_lines);
 
     let mut lines = vec![title(view, screen), script(view, screen), rule(screen)];
     keys(view, screen, key_lines, &mut lines);
@@ -149,8 +149,10 @@ fn title(view: &View, screen: Screen) -> Line {
     if screen.width >= 100 {
         line.put("   metrics ", Style::Dim);
         line.put(&format!("http://{}/metrics", view.admin), Style::Info);
-        line.put("   status ", Style::Dim);
-        line.put("/status", Style::Info);
+        if screen.width >= 125 {
+            line.put("   status ", Style::Dim);
+            line.put(&format!("http://{}/status", view.admin), Style::Info);
+        }
     } else {
         line.put("  admin ", Style::Dim);
         line.put(&format!("http://{}", view.admin), Style::Info);
@@ -243,7 +245,8 @@ fn wrong(problems: &[(&KeyRow, &Problem)], screen: Screen, height: usize, lines:
         line.put("no key is failing", Style::Dim);
         lines.push(line);
     }
-    for (row, problem) in problems.iter().take(height / 2) {
+    // A single line is enough to name a problem, two to say what to do.
+    for (row, problem) in problems.iter().take(height.div_ceil(2)) {
         let mut line = Line::new(screen);
         line.put(" ✗ ", Style::Alarm);
         line.put(&row.key, Style::Bold);
@@ -257,6 +260,9 @@ fn wrong(problems: &[(&KeyRow, &Problem)], screen: Screen, height: usize, lines:
         let times = format!("  {} since {}, fault: {}", times(problem.count), clock(problem.since), problem.fault);
         line.put(&times, Style::Dim);
         lines.push(line);
+        if lines.len() == end {
+            return;
+        }
         let mut line = Line::new(screen);
         line.put("   first fix: ", Style::Info);
         line.put(problem.fix.as_deref().unwrap_or("-"), Style::Plain);
@@ -269,16 +275,16 @@ fn wrong(problems: &[(&KeyRow, &Problem)], screen: Screen, height: usize, lines:
 
 const CALL_COLUMNS: &[Column] = &[
     Column { title: "at", min: 5, max: 6, right: true, spare: 0 },
-    Column { title: "key", min: 14, max: 20, right: false, spare: 0 },
+    Column { title: "key", min: 13, max: 20, right: false, spare: 0 },
     Column { title: "provider", min: 10, max: 11, right: false, spare: 0 },
-    Column { title: "operation", min: 16, max: 17, right: false, spare: 4 },
+    Column { title: "operation", min: 16, max: 16, right: false, spare: 4 },
     Column { title: "model", min: 16, max: 34, right: false, spare: 3 },
-    Column { title: "outcome", min: 20, max: 20, right: false, spare: 0 },
-    Column { title: "tok in", min: 6, max: 7, right: true, spare: 5 },
-    Column { title: "out", min: 6, max: 7, right: true, spare: 5 },
-    Column { title: "cost", min: 10, max: 10, right: true, spare: 0 },
-    Column { title: "ttft", min: 5, max: 6, right: true, spare: 6 },
-    Column { title: "total", min: 5, max: 6, right: true, spare: 7 },
+    Column { title: "outcome", min: 19, max: 20, right: false, spare: 0 },
+    Column { title: "tok in", min: 6, max: 6, right: true, spare: 5 },
+    Column { title: "out", min: 6, max: 6, right: true, spare: 5 },
+    Column { title: "cost", min: 9, max: 10, right: true, spare: 0 },
+    Column { title: "ttft", min: 5, max: 5, right: true, spare: 6 },
+    Column { title: "total", min: 5, max: 5, right: true, spare: 7 },
 ];
 
 fn calls(view: &View, screen: Screen, height: usize, lines: &mut Vec<Line>) {
@@ -301,7 +307,7 @@ fn call_cells(call: &CallRow) -> Vec<Cell> {
         None => ("-".to_owned(), Style::Dim),
     };
     let cost = match call.cost {
-        Some(cost) => (usd(cost, 6), Style::Plain),
+        Some(cost) => (usd(cost, 5), Style::Plain),
         None => (if call.free { "free" } else { "-" }.to_owned(), Style::Dim),
     };
     vec![
@@ -439,13 +445,14 @@ fn fit(columns: &[Column], width: usize) -> Vec<usize> {
             }
         }
     }
+    // What is left over goes to the columns that can use most of it.
     let mut left = width.saturating_sub(total(&widths));
-    for (column, width) in columns.iter().zip(&mut widths) {
-        if *width > 0 {
-            let more = left.min(column.max - column.min);
-            *width += more;
-            left -= more;
-        }
+    let mut order: Vec<_> = (0..columns.len()).filter(|index| widths[*index] > 0).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(columns[*index].max - columns[*index].min));
+    for index in order {
+        let more = left.min(columns[index].max - columns[index].min);
+        widths[index] += more;
+        left -= more;
     }
     widths
 }

@@ -13,8 +13,8 @@ use super::story::Scene;
 
 /// Most keys in the table.
 pub const MAX_KEYS: usize = 40;
-/// Calls in the list of the latest.
-pub const LATEST: usize = 8;
+/// Calls in the list of the latest, when it has room for them.
+pub const LATEST: usize = 12;
 /// Outcomes in a key's strip.
 pub const RECENT: usize = 12;
 /// Costs that a key's rate is made of, at most.

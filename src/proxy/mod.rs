@@ -90,13 +90,16 @@ impl Proxy {
         let started = Instant::now();
         let snapshot = self.snapshot.load_full();
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-        if request.method() == Method::CONNECT || (request.uri().host().is_some() && request.version() < Version::HTTP_2) {
+        if request.method() == Method::CONNECT
+            || (request.uri().host().is_some() && request.version() < Version::HTTP_2)
+        {
             return self.refuse(&snapshot, &request, started, not_a_proxy());
         }
         match snapshot.catalog.recognize_base_url(request.method(), target) {
             Ok(found) => self.forward(&snapshot, found, request, peer, started).await,
             Err(unknown) => {
-                let refusal = Refusal { status: StatusCode::NOT_FOUND, why: GeneratedError::UnknownPrefix, body: unknown.body() };
+                let refusal =
+                    Refusal { status: StatusCode::NOT_FOUND, why: GeneratedError::UnknownPrefix, body: unknown.body() };
                 self.refuse(&snapshot, &request, started, refusal)
             }
         }
@@ -116,9 +119,14 @@ impl Proxy {
         let original_target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
         let key = read_key(&found, &parts.method, &parts.headers, original_target, &snapshot.salt);
         let facts = open_facts(snapshot, &parts.method, &parts.headers, &found, key);
-        let tap = RequestTap::new(found.protocol, text(&parts.headers, &CONTENT_TYPE), text(&parts.headers, &CONTENT_ENCODING));
+        let tap = RequestTap::new(
+            found.protocol,
+            text(&parts.headers, &CONTENT_TYPE),
+            text(&parts.headers, &CONTENT_ENCODING),
+        );
         let guard = (self.in_flight)(&found.provider.id);
-        let call = OpenCall::new(facts, started, Some(tap), Some(Arc::clone(&found.provider)), Arc::clone(&self.sink), guard);
+        let call =
+            OpenCall::new(facts, started, Some(tap), Some(Arc::clone(&found.provider)), Arc::clone(&self.sink), guard);
 
         if let Err(error) = readdress(&mut parts, &found, upgrade, snapshot.strip_context) {
             return generated(&call, &found, GeneratedError::BadRequest, &error);
@@ -202,16 +210,20 @@ fn pass_on(
     let connect = parts.extensions.get::<FreshConnection>().and_then(FreshConnection::take);
     let kept = keep_response_headers(&found.provider, &parts.headers);
     call.head(ResponseFacts { status: parts.status.as_u16(), headers: kept, bytes: 0 }, connect);
-    let upgraded = headers::upgrade_protocol(&parts.headers).filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS);
+    let upgraded =
+        headers::upgrade_protocol(&parts.headers).filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS);
     headers::strip_hop_by_hop(&mut parts.headers);
     if let (Some(protocol), Some(application)) = (upgraded, application) {
         headers::set_upgrade(&mut parts.headers, protocol);
-        let extensions = parts.headers.get("sec-websocket-extensions").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let extensions =
+            parts.headers.get("sec-websocket-extensions").and_then(|value| value.to_str().ok()).map(str::to_owned);
         let provider = hyper::upgrade::on(Response::from_parts(parts.clone(), body));
         let decoder = decoder(found.protocol, 101, Some("application/x-ndjson"));
         tokio::spawn(async move {
             match tokio::try_join!(application, provider) {
-                Ok((application, provider)) => tunnel(application, provider, call, decoder, extensions.as_deref()).await,
+                Ok((application, provider)) => {
+                    tunnel(application, provider, call, decoder, extensions.as_deref()).await
+                }
                 Err(_) => call.finish(End::ClientCancelled, Reply::default(), |_| ()),
             }
         });
@@ -260,7 +272,8 @@ fn readdress(
     strip_context: bool,
 ) -> Result<(), String> {
     let default_port = if found.scheme == http::uri::Scheme::HTTPS { 443 } else { 80 };
-    let authority = if found.port == default_port { found.host.to_string() } else { format!("{}:{}", found.host, found.port) };
+    let authority =
+        if found.port == default_port { found.host.to_string() } else { format!("{}:{}", found.host, found.port) };
     parts.uri = Uri::builder()
         .scheme(found.scheme.clone())
         .authority(authority)
@@ -309,9 +322,8 @@ fn open_facts(snapshot: &Snapshot, method: &Method, headers: &HeaderMap, found: 
             stream: found.stream,
             hash: target_hash(method, &found.path_and_query),
             sdk_retry_count: sdk_retry_count(headers),
-            user_agent: text(headers, &USER_AGENT).map(|agent| {
-                agent.split([' ', '(']).next().unwrap_or_default().chars().take(64).collect()
-            }),
+            user_agent: text(headers, &USER_AGENT)
+                .map(|agent| agent.split([' ', '(']).next().unwrap_or_default().chars().take(64).collect()),
             ..RequestFacts::default()
         },
         reply: Reply { repeats_usage: found.repeats_usage, ..Reply::default() },
@@ -346,7 +358,17 @@ fn blank_facts(snapshot: &Snapshot, headers: &HeaderMap) -> CallFacts {
 
 /// The method where it is a known one; anything else is client text.
 fn method_name(method: &Method) -> String {
-    let known = [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS, Method::PATCH, Method::TRACE, Method::CONNECT];
+    let known = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::HEAD,
+        Method::OPTIONS,
+        Method::PATCH,
+        Method::TRACE,
+        Method::CONNECT,
+    ];
     if known.contains(method) { method.to_string() } else { "_OTHER".to_owned() }
 }
 

@@ -61,7 +61,8 @@ impl HideUsage {
         while let Some(end) = memchr::memchr(b'\n', rest) {
             let (line, after) = rest.split_at(end + 1);
             rest = after;
-            let blank = if line.len() > 1 { line == b"\r\n" } else { self.event.is_empty() || self.event.ends_with(b"\n") };
+            let blank =
+                if line.len() > 1 { line == b"\r\n" } else { self.event.is_empty() || self.event.ends_with(b"\n") };
             self.event.extend_from_slice(line);
             if blank {
                 if self.passing || !is_usage_chunk(&self.event) {
@@ -100,7 +101,10 @@ mod tests {
     #[test]
     fn only_streams_that_say_nothing_are_changed() {
         let changed = ask_for_usage(br#" {"model":"m","stream":true,"messages":[]}"#).unwrap();
-        assert_eq!(changed, br#" {"stream_options":{"include_usage":true},"model":"m","stream":true,"messages":[]}"#[..]);
+        assert_eq!(
+            changed,
+            br#" {"stream_options":{"include_usage":true},"model":"m","stream":true,"messages":[]}"#[..]
+        );
         for unchanged in [
             &br#"{"model":"m"}"#[..],
             br#"{"stream":false}"#,

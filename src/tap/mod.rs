@@ -63,8 +63,7 @@ impl OpenCall {
         sink: Arc<dyn Sink>,
         guard: Box<dyn Send>,
     ) -> Arc<Self> {
-        let state =
-            State { facts: Some(facts), request, answering: None, request_failed: false, _guard: guard };
+        let state = State { facts: Some(facts), request, answering: None, request_failed: false, _guard: guard };
         Arc::new(Self { started, sink, provider, last_sent_millis: AtomicU64::new(0), state: Mutex::new(state) })
     }
 

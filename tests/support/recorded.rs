@@ -38,7 +38,8 @@ pub fn body(recording: &Value) -> Vec<u8> {
 /// As an answer; an event stream comes one event a piece.
 pub fn answer(recording: &Value, pause: Duration, end: AnswerEnd) -> Answer {
     let bytes = body(recording);
-    let is_sse = recording["headers"]["content-type"].as_str().is_some_and(|kind| kind.starts_with("text/event-stream"));
+    let is_sse =
+        recording["headers"]["content-type"].as_str().is_some_and(|kind| kind.starts_with("text/event-stream"));
     let mut pieces = Vec::new();
     let mut rest = &bytes[..];
     while is_sse && !rest.is_empty() {

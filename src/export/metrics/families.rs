@@ -282,7 +282,6 @@ label_enum! {
     }
 }
 
-
 label_enum! {
     /// Which ceiling folded a label value into `other`.
     OverflowLabel { Key = "key", Model = "model", Account = "account", Series = "series" }

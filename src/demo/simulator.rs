@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -166,6 +166,12 @@ struct Pieces {
     end: AnswerEnd,
 }
 
+impl Pieces {
+    fn known_length(&self) -> bool {
+        self.end == AnswerEnd::Clean && self.trailers.is_empty()
+    }
+}
+
 impl Body for Pieces {
     type Data = Bytes;
     type Error = io::Error;
@@ -188,6 +194,15 @@ impl Body for Pieces {
             (None, AnswerEnd::Clean) => Poll::Ready(None),
             (None, AnswerEnd::Broken) => Poll::Ready(Some(Err(io::Error::other("broken off as the script says")))),
             (None, AnswerEnd::Silent) => Poll::Pending,
+        }
+    }
+
+    /// Known for an answer of one piece, which is then sent with its length.
+    fn size_hint(&self) -> SizeHint {
+        match self.left.as_slice() {
+            [] if self.next.is_none() && self.known_length() => SizeHint::with_exact(0),
+            [(_, piece)] if self.next.is_none() && self.known_length() => SizeHint::with_exact(piece.len() as u64),
+            _ => SizeHint::default(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod support;
 
+/// `keytally demo`, the whole story.
+mod demo;
 /// The SDKs that people use, unchanged.
 mod sdks;
 /// What arrives is what was sent: bodies, headers, trailers, upgrades, ends.

@@ -103,6 +103,9 @@ pub fn summary_line(view: &View) -> String {
     );
     if let Some((row, problem)) = view.problems().first() {
         text.push_str(&format!("  |  {} {}{}", clean(&shown_key(&row.key)), problem.outcome, evidence(problem)));
+        if !problem.findings.is_empty() {
+            text.push_str(&format!("  {}", words(&problem.findings)));
+        }
         if let Some(fix) = &problem.fix {
             text.push_str(&format!("  first fix: {}", clean(fix)));
         }
@@ -145,7 +148,7 @@ pub fn clean(text: &str) -> String {
 fn title(view: &View, screen: Screen) -> Line {
     let mut line = Line::new(screen);
     line.put(" keytally ", Style::Brand);
-    line.put(concat!(env!("CARGO_PKG_VERSION"), " demo  "), Style::Dim);
+    line.put(concat!(" ", env!("CARGO_PKG_VERSION"), " demo  "), Style::Dim);
     line.put(&clock(view.elapsed), Style::Bold);
     line.put("   proxy ", Style::Dim);
     line.put(&format!("http://{}", view.proxy), Style::Info);
@@ -252,7 +255,8 @@ fn wrong(view: &View, screen: Screen) -> Vec<Line> {
         if !problem.findings.is_empty() {
             line.put(&format!("  {}", words(&problem.findings)), Style::Warn);
         }
-        let times = format!("  {} since {}, fault: {}", times(problem.count), clock(problem.since), problem.fault);
+        let (since, last) = (clock(problem.since), clock(problem.last));
+        let times = format!("  {} from {since} to {last}, fault: {}", times(problem.count), problem.fault);
         line.put(&times, Style::Dim);
         lines.push(line);
         let label = "   first fix: ";

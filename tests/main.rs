@@ -4,6 +4,10 @@ mod support;
 
 /// `keytally demo`, the whole story.
 mod demo;
+/// Recorded exchanges of all providers: same bytes, the provider's tokens, the reference's spend.
+mod corpus;
+/// Every format's decoder: recorded answers cut at every byte, and compressed four ways.
+mod decoders;
 /// The SDKs that people use, unchanged.
 mod sdks;
 /// What arrives is what was sent: bodies, headers, trailers, upgrades, ends.

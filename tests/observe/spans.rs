@@ -1,0 +1,1 @@
+//! Spans as collectors read them.

@@ -4,7 +4,7 @@
 //! `input_tokens` excludes the cache: the prompt is input + cache reads + cache writes. In a stream `message_start` has
 //! the first counts and `message_delta` overrides them field by field, with larger inputs after server tools.
 //! `usage.iterations` lists the calls behind one answer; compaction and advisor calls are billed on top of the top-level
-//! counts (https://platform.claude.com/docs/en/build-with-claude/compaction, and recorded answers).
+//! counts (<https://platform.claude.com/docs/en/build-with-claude/compaction>, and recorded answers).
 
 use serde_json::Value;
 

@@ -218,7 +218,8 @@ impl Family for BedrockInvoke {
 impl BedrockInvoke {
     /// Reads the document in the format that it turns out to have.
     fn read_model(&mut self, streaming: bool, doc: &Value, reply: &mut Reply) -> Seen {
-        if doc.get("choices").is_some() {
+        // The chunk with an OpenAI stream's usage has no choices.
+        if self.is_chat || doc.get("choices").is_some() || at(doc, &["usage", "prompt_tokens"]).is_some() {
             self.is_chat = true;
             return self.chat.read(None, streaming, doc, reply);
         }
@@ -244,9 +245,12 @@ impl BedrockInvoke {
         let input_tokens = count_at(doc, &["inputTextTokenCount"]).or_else(|| count_at(doc, &["prompt_token_count"]));
         let images = Some(list(doc, "images").len() as u64).filter(|n| *n > 0);
         merge(reply, Usage { input_tokens, output_tokens, images, ..Usage::default() });
+        // A guardrail's answer has no reason to end, but the total.
+        let mut ended = get(doc, "totalOutputTextTokenCount").is_some();
         for key in ["completionReason", "stop_reason", "finish_reason"] {
             if let Some(reason) = str_at(doc, key) {
                 finish(reply, 0, reason);
+                ended = true;
             }
         }
         for (key, reason) in
@@ -267,7 +271,7 @@ impl BedrockInvoke {
             }),
             value => any_output(value),
         });
-        Seen { output, terminal: false }
+        Seen { output, terminal: streaming && ended }
     }
 }
 

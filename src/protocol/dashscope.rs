@@ -1,5 +1,5 @@
 //! DashScope's own API (`/api/v1/services/…`): text, multimodal, embeddings, images
-//! (https://help.aliyun.com/zh/model-studio/qwen-api-reference).
+//! (<https://help.aliyun.com/zh/model-studio/qwen-api-reference>).
 //!
 //! Every event of a stream carries cumulative usage; the last one wins. Without `incremental_output` the text is
 //! cumulative too, which only makes an estimate too large where no usage came.

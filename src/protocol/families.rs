@@ -42,11 +42,11 @@ pub fn family(protocol: Protocol) -> Box<dyn Family> {
     }
 }
 
-/// Everything else: only errors are read.
+/// Everything else: no usage is read.
 #[derive(Debug, Default)]
 struct Opaque;
 
-const OPAQUE: &[Interest] = &[keep("id"), keep("error"), keep("message")];
+const OPAQUE: &[Interest] = &[keep("id"), keep("model"), keep("error"), keep("message")];
 
 impl Family for Opaque {
     fn interests(&self) -> &'static [Interest] {
@@ -55,6 +55,7 @@ impl Family for Opaque {
 
     fn read(&mut self, event: Option<&str>, _streaming: bool, doc: &Value, reply: &mut Reply) -> Seen {
         set(&mut reply.id, doc.get("id"));
+        set(&mut reply.model, doc.get("model"));
         // Files, batches and the like are objects that may hold the error of something done long ago; only an answer
         // that is nothing but an error is one.
         if !exception(event, doc, reply) && doc.get("id").is_none() {

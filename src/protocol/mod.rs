@@ -3,6 +3,8 @@
 mod anthropic;
 mod bedrock;
 mod cohere;
+#[cfg(test)]
+mod corpus_tests;
 mod dashscope;
 pub mod decoder;
 mod eventstream;

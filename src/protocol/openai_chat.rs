@@ -75,6 +75,7 @@ pub(super) const INTERESTS: &[Interest] = &[
     keep("thread_id"),
     keep("last_error"),
     text("delta.content.*.text.value"),
+    text("value"),
 ];
 
 /// Chat Completions, completions, Assistants.
@@ -85,6 +86,8 @@ pub(super) struct OpenaiChat {
     ended: u64,
     /// Usage of an Assistants run's finished steps, until the run itself says it.
     steps: Option<Usage>,
+    /// Events are `{"value": "text"}` and nothing else: Writer's completions (recorded answers) just stop.
+    bare: bool,
 }
 
 impl Family for OpenaiChat {
@@ -106,6 +109,10 @@ impl Family for OpenaiChat {
                 seen.output |= self.read_choice(position, choice, reply);
                 of_choice = get(choice, "usage").or(of_choice);
             }
+        }
+        if doc.get("choices").is_none() && any_output(doc.get("value")) {
+            self.bare = true;
+            seen.output = true;
         }
         if let Some(usage) = get(doc, "usage").or_else(|| at(doc, &["x_groq", "usage"])).or(of_choice) {
             let context = Context { model: reply.model.as_deref(), total_is_input: doc.get("choices").is_none() };
@@ -131,7 +138,7 @@ impl Family for OpenaiChat {
     }
 
     fn has_terminal_event(&self) -> bool {
-        true
+        !self.bare
     }
 
     fn end(&mut self, reply: &mut Reply) {
@@ -170,7 +177,7 @@ impl OpenaiChat {
         output
     }
 
-    /// Reads an event of an Assistants run (https://platform.openai.com/docs/api-reference/assistants-streaming), or a
+    /// Reads an event of an Assistants run (<https://platform.openai.com/docs/api-reference/assistants-streaming>), or a
     /// run that is asked for again: its steps' usage adds up to its own, which comes last.
     fn read_run(&mut self, object: &str, streaming: bool, doc: &Value, reply: &mut Reply) -> Seen {
         let usage = get(doc, "usage").and_then(|usage| openai_usage::usage(usage, Context::default()));
@@ -391,6 +398,14 @@ mod tests {
         let cut = events(Protocol::OpenaiChat, &[step(10), step(20)]);
         assert_eq!(cut.usage.expect("usage").input_tokens, Some(30), "a cut run is the sum of its steps");
         assert!(whole(Protocol::OpenaiChat, run).repeats_usage);
+    }
+
+    #[test]
+    fn a_stream_of_bare_values_needs_no_end() {
+        let mut driver = super::super::testing::Driver::new(Protocol::OpenaiCompletions);
+        driver.document(None, true, &json!({ "value": "Te" }));
+        assert!(!driver.family.has_terminal_event());
+        assert_eq!(driver.finish().output_events, 1);
     }
 
     #[test]

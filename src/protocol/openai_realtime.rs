@@ -1,4 +1,4 @@
-//! OpenAI Realtime: JSON messages over a WebSocket (https://platform.openai.com/docs/guides/realtime-costs).
+//! OpenAI Realtime: JSON messages over a WebSocket (<https://platform.openai.com/docs/guides/realtime-costs>).
 //!
 //! One connection is one call here. Each `response.done` has the usage of one response; they add up. Transcriptions of
 //! what the user said are billed apart, by a model of their own. `error` events do not end a session: one stays only

@@ -14,6 +14,7 @@ const INTERESTS: &[Interest] = &[
     keep("type"),
     deep("delta"),
     presence("partial_image_b64"),
+    keep("item.type"),
     text("item.name"),
     keep("response.id"),
     keep("response.model"),
@@ -80,7 +81,12 @@ impl Family for OpenaiResponses {
             return Seen { output: false, terminal };
         }
         match kind {
-            "response.output_item.added" => Seen { output: any_output(at(doc, &["item", "name"])), terminal: false },
+            // Some calls come whole, without deltas (tool search, recorded answers).
+            "response.output_item.added" => {
+                let item = doc.get("item").unwrap_or(&Value::Null);
+                let call = str_at(item, "type").is_some_and(|kind| kind.ends_with("_call"));
+                Seen { output: call || any_output(item.get("name")), terminal: false }
+            }
             "response.image_generation_call.partial_image" => {
                 Seen { output: doc.get("partial_image_b64").is_some(), terminal: false }
             }
@@ -274,6 +280,7 @@ mod tests {
     fn nothing_is_output_but_output() {
         for event in [
             json!({ "type": "response.output_item.added", "item": { "type": "message" } }),
+            json!({ "type": "response.output_item.added", "item": { "type": "reasoning", "summary": [] } }),
             json!({ "type": "response.output_item.done", "item": { "type": "function_call", "name": "f" } }),
             json!({ "type": "response.output_text.delta", "delta": "" }),
             json!({ "type": "response.in_progress", "response": response("in_progress", json!(null)) }),

@@ -1,7 +1,8 @@
 //! Test kit: interests applied to a parsed document, and a driver that is as simple as can be.
 //!
-//! This is the reference that the push parser is compared with. Where a `Text` path is also the beginning of longer
-//! paths, it holds for strings and scalars and the longer ones hold for containers.
+//! Pruning here is the plain form of what the push parser does: where a `Text` path is also the beginning of longer
+//! paths, it holds for strings and scalars and the longer ones for containers; containers of which nothing is kept are
+//! left out, also among the elements of an array.
 
 use serde_json::{Map, Value};
 
@@ -11,11 +12,21 @@ use crate::call::{Protocol, Reply, TextSample};
 /// Longest string that [`Take::Keep`] keeps, bytes.
 const KEEP_LIMIT: usize = 1024;
 
-/// Prunes `doc` to `interests`; texts go to `sample`.
-pub(super) fn prune(doc: &Value, interests: &[Interest], sample: &mut TextSample) -> Value {
-    let paths: Vec<(Vec<&str>, Take)> = interests.iter().map(|i| (i.path.split('.').collect(), i.take)).collect();
+/// The segments of a path and what to do at its end.
+type Paths = Vec<(Vec<&'static str>, Take)>;
+
+fn paths(interests: &[Interest]) -> Paths {
+    interests.iter().map(|interest| (interest.path.split('.').collect(), interest.take)).collect()
+}
+
+/// Prunes `doc` to `paths`; texts go to `sample`.
+fn prune(doc: &Value, paths: &Paths, sample: &mut TextSample) -> Value {
     let active: Vec<(&[&str], Take)> = paths.iter().map(|(path, take)| (path.as_slice(), *take)).collect();
-    node(doc, &active, sample).unwrap_or(Value::Null)
+    node(doc, &active, sample).unwrap_or_else(|| match doc {
+        Value::Array(_) => Value::Array(Vec::new()),
+        Value::Object(_) => Value::Object(Map::new()),
+        _ => Value::Null,
+    })
 }
 
 fn node(value: &Value, active: &[(&[&str], Take)], sample: &mut TextSample) -> Option<Value> {
@@ -50,14 +61,12 @@ fn node(value: &Value, active: &[(&[&str], Take)], sample: &mut TextSample) -> O
                     kept.insert(key.clone(), field);
                 }
             }
-            Some(Value::Object(kept))
+            (!kept.is_empty()).then_some(Value::Object(kept))
         }
         Value::Array(items) => {
             let active = below(None);
-            if active.is_empty() {
-                return None;
-            }
-            Some(items.iter().map(|item| node(item, &active, sample).unwrap_or(Value::Null)).collect())
+            let kept: Vec<Value> = items.iter().filter_map(|item| node(item, &active, sample)).collect();
+            (!kept.is_empty()).then_some(Value::Array(kept))
         }
         _ => None,
     }
@@ -92,17 +101,19 @@ fn deep(value: &Value, sample: &mut TextSample) -> u64 {
 
 /// One family and the reply that it fills.
 pub(super) struct Driver {
-    family: Box<dyn Family>,
+    pub(super) family: Box<dyn Family>,
+    paths: Paths,
     pub(super) reply: Reply,
 }
 
 impl Driver {
     pub(super) fn new(protocol: Protocol) -> Self {
-        Self { family: family(protocol), reply: Reply::default() }
+        let family = family(protocol);
+        Self { paths: paths(family.interests()), family, reply: Reply::default() }
     }
 
     pub(super) fn document(&mut self, event: Option<&str>, streaming: bool, doc: &Value) {
-        let pruned = prune(doc, self.family.interests(), &mut self.reply.output);
+        let pruned = prune(doc, &self.paths, &mut self.reply.output);
         let seen = self.family.read(event, streaming, &pruned, &mut self.reply);
         self.reply.output_events += u64::from(seen.output);
         self.reply.terminal |= seen.terminal;

@@ -27,7 +27,7 @@ use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
 use crate::provider::{Catalog, Provider, read_limits};
 use crate::proxy::{Proxy, Snapshot, Upstreams};
 use crate::tap::Sink;
-use crate::upstream::{Upstream, UpstreamSettings};
+use crate::upstream::{Opened, Upstream, UpstreamSettings};
 
 /// Longest wait for exporters at shutdown, once calls have ended.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -121,7 +121,8 @@ impl App {
         tell_metrics(&rooms, &config);
 
         let guards = rooms.metrics.clone();
-        let spine = Arc::new(Proxy::new(snapshot(&current)?, Arc::new(Settle(Arc::clone(&rooms))), move |provider| {
+        let first = snapshot(&current, &rooms.metrics)?;
+        let spine = Arc::new(Proxy::new(first, Arc::new(Settle(Arc::clone(&rooms))), move |provider| {
             Box::new(guards.in_flight(provider))
         }));
         follow_config(&config, &rooms, &spine);
@@ -272,7 +273,7 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
         while changes.changed().await.is_ok() {
             let (Some(rooms), Some(spine)) = (rooms.upgrade(), spine.upgrade()) else { return };
             let current = changes.borrow_and_update().clone();
-            match (snapshot(&current), meter_config(&current)) {
+            match (snapshot(&current, &rooms.metrics), meter_config(&current)) {
                 (Ok(snapshot), Ok(meter)) => {
                     spine.swap(snapshot);
                     rooms.meter.reload(meter);
@@ -301,7 +302,9 @@ fn tell_metrics(rooms: &Rooms, config: &ConfigHandle) {
 
 // === configuration to rooms ===
 
-fn snapshot(config: &Config) -> anyhow::Result<Snapshot> {
+fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
+    let connections = metrics.clone();
+    let opened: Opened = Arc::new(move || Box::new(connections.connection(Side::Upstream)));
     let catalog = Catalog::build(&config.providers).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("providers: {}", lines.join("; "))
@@ -315,11 +318,11 @@ fn snapshot(config: &Config) -> anyhow::Result<Snapshot> {
     };
     let mut own = Vec::new();
     for provider in catalog.providers().filter(|provider| provider.ca_file.is_some()) {
-        own.push((Arc::clone(&provider.id), Arc::new(Upstream::new(&settings(provider.ca_file.as_ref()))?)));
+        own.push((Arc::clone(&provider.id), Arc::new(Upstream::new(&settings(provider.ca_file.as_ref()), &opened)?)));
     }
     Ok(Snapshot {
         catalog,
-        upstream: Upstreams { shared: Arc::new(Upstream::new(&settings(None))?), own },
+        upstream: Upstreams { shared: Arc::new(Upstream::new(&settings(None), &opened)?), own },
         idle_timeout: config.upstream.idle_timeout,
         salt: config.fingerprint_salt.expose().as_bytes().to_vec(),
         client: config.app().map(Arc::from),

@@ -371,7 +371,7 @@ fn metrics_config(config: &Config) -> MetricsConfig {
         max_accounts: config.limits.accounts as usize,
         exemplars: config.metrics.exemplars,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        revision: crate::cli::REVISION.to_owned(),
+        revision: crate::REVISION.to_owned(),
     }
 }
 

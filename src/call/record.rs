@@ -113,6 +113,8 @@ pub struct CallRecord {
     pub partly_priced: bool,
     /// Why there is no cost.
     pub unpriced_reason: Option<UnpricedReason>,
+    /// Tokens of those kinds; 0 for a call without any price, all of whose tokens are unpriced.
+    pub unpriced_tokens: u64,
     /// Tier that served it (else the tier asked for).
     pub service_tier: Option<String>,
     /// Tier asked for.

@@ -327,3 +327,4 @@ impl std::fmt::Debug for Meter {
 pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;
+            unpriced_tokens: priced.unpriced_tokens,

@@ -127,6 +127,7 @@ fn call(key: &str, model: &str) -> CallRecord {
         cost_stated: false,
         partly_priced: false,
         unpriced_reason: None,
+        unpriced_tokens: 0,
         service_tier: None,
         request_service_tier: None,
         max_tokens: None,

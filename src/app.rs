@@ -432,6 +432,10 @@ struct Status {
     admin: SocketAddr,
     draining: watch::Receiver<bool>,
 }
+    fn fix(&self, id: &str, worked: Option<Duration>) -> Option<String> {
+        self.rooms.meter.fix(id, worked)
+    }
+
 
 impl admin::StatusSource for Status {
     fn ready(&self) -> Result<(), String> {

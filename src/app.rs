@@ -16,11 +16,10 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::call::{CallFacts, CallRecord};
-use crate::config::{self, CallsSink, Config, ConfigHandle};
+use crate::config::{CallsSink, Config, ConfigHandle, OtlpCompression};
 use crate::export::metrics::{Metrics, MetricsConfig, Side};
 use crate::export::{
-    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpProtocol, OtlpSettings, Profile, Sampling,
-    Semconv, Signal, TraceSettings,
+    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpSettings, Sampling, Signal, TraceSettings,
 };
 use crate::listen::{self, ListenSettings};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
@@ -327,7 +326,9 @@ fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
         salt: config.fingerprint_salt.expose().as_bytes().to_vec(),
         client: config.app().map(Arc::from),
         inject_usage: config.usage.inject,
+        propagation: config.trace.propagation,
         strip_context: config.trace.strip_context,
+        keep_url: config.trace.url,
     })
 }
 
@@ -384,31 +385,24 @@ fn export_settings(config: &Config) -> ExportSettings {
     let trace = &config.trace;
     let traces = TraceSettings {
         otlp: OtlpSettings {
-            traces_endpoint: Some(otlp.endpoint.to_string()),
-            protocol: match otlp.protocol {
-                config::OtlpProtocol::HttpProtobuf => OtlpProtocol::HttpProtobuf,
-                config::OtlpProtocol::Grpc => OtlpProtocol::Grpc,
-            },
+            endpoint: Some(otlp.endpoint.clone()),
+            protocol: otlp.protocol,
             headers: OtlpHeaders(
                 otlp.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
             ),
             timeout: otlp.timeout,
+            gzip: otlp.compression == OtlpCompression::Gzip,
             ca_file: otlp.ca_file.clone(),
-            ..OtlpSettings::default()
+            client_certificate: otlp.client_certificate.clone(),
+            client_key: otlp.client_key.clone(),
         },
-        profile: match trace.profile {
-            config::TraceProfile::Full => Profile::Full,
-            config::TraceProfile::ErrorsAndCost => Profile::ErrorsAndCost,
-            config::TraceProfile::Off => Profile::Off,
-        },
-        semconv: match trace.semconv {
-            config::Semconv::Latest => Semconv::Latest,
-            config::Semconv::V1_41 => Semconv::V1_41,
-        },
+        profile: trace.profile,
+        semconv: trace.semconv,
+        server_span: trace.server_span,
         sampling: Sampling {
             parent_based: trace.parent_based,
             ratio: trace.sample,
-            keep_notable: true,
+            keep_notable: trace.keep_notable,
             keep_cost: trace.keep_usd,
             keep_duration: trace.keep_duration,
             keep_unsampled_errors: trace.keep_unsampled_errors,
@@ -418,7 +412,7 @@ fn export_settings(config: &Config) -> ExportSettings {
         max_queue: otlp.queue_spans,
         max_batch: otlp.batch_spans,
         delay: otlp.batch_delay,
-        ..TraceSettings::default()
+        batch_timeout: otlp.batch_timeout,
     };
     ExportSettings { log, traces }
 }
@@ -432,14 +426,14 @@ struct Status {
     admin: SocketAddr,
     draining: watch::Receiver<bool>,
 }
-    fn fix(&self, id: &str, worked: Option<Duration>) -> Option<String> {
-        self.rooms.meter.fix(id, worked)
-    }
-
 
 impl admin::StatusSource for Status {
     fn ready(&self) -> Result<(), String> {
         if *self.draining.borrow() { Err("stopping".to_owned()) } else { Ok(()) }
+    }
+
+    fn fix(&self, id: &str, worked: Option<Duration>) -> Option<String> {
+        self.rooms.meter.fix(id, worked)
     }
 
     fn status(&self) -> admin::RoomStatus {

@@ -349,6 +349,7 @@ impl Meter {
             provider: facts.provider,
             server_address: facts.server_address,
             method: facts.request.method,
+            url: facts.request.url,
             key: facts.key.fingerprint,
             response_id: facts.reply.id,
             conversation_id: facts.reply.conversation_id,

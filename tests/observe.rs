@@ -2,6 +2,7 @@
 
 mod mixed;
 mod spans;
+mod status;
 mod sums;
 
 use std::net::TcpListener;

@@ -169,6 +169,15 @@ fn what_is_not_billed() {
     );
     assert_eq!(reason(&|f| status(f, 500)), None, "an error that states usage is billed");
     assert_eq!(reason(&|f| f.reply.usage = None), Some(UnpricedReason::NoUsage));
+    let session = |stream| {
+        reason(&|f| {
+            (f.operation, f.protocol) = (Operation::Realtime, Protocol::Opaque);
+            f.request.stream = stream;
+            f.reply.usage = None;
+        })
+    };
+    assert_eq!(session(None), Some(UnpricedReason::NotBilled), "a session is made, nothing is said in it");
+    assert_eq!(session(Some(true)), Some(UnpricedReason::NoUsage), "a session in a format that is not read");
     assert_eq!(
         reason(&|f| {
             f.response = None;

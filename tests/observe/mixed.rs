@@ -235,6 +235,14 @@ impl Mixed {
             );
             self.add("/vllm/v1/chat/completions", None, ask("local-model"), plain("local-model", None));
 
+            // A model without a rate for output: half of its tokens have a price.
+            let half = "text-embedding-3-small";
+            self.add(target, key(), ask(half), plain(half, None));
+            let images = r#"{"created":1767323045,"data":[{"b64_json":"bWFkZSB1cA=="},{"b64_json":"bWFkZSB1cA=="}]}"#;
+            let body = json!({"model": "dall-e-3", "prompt": format!("picture {n}"), "n": 2});
+            let answer = Answer::new(200, "application/json", images);
+            self.add("/openai/v1/images/generations", key(), body, answer);
+
             let body = json!({"model": "gpt-4o-mini"});
             let answer = || Answer::new(200, "application/json", "{}");
             self.add("/nobody-knows-this/v1/chat/completions", key(), body.clone(), answer());

@@ -57,7 +57,9 @@ fn sums_of(records: &[Value]) -> Sums {
             put("keytally_spend_usd_total", with(&of_key, "usage_source", &source), cost);
         }
         let has_usage = record.get("usage").is_some();
+        let half = record["unpriced_tokens"].as_u64();
         let status = match (cost, record["unpriced_reason"].as_str()) {
+            (Some(_), _) if half.is_some() => Some("partial"),
             (Some(_), _) => Some("priced"),
             (None, Some("free")) => Some("free"),
             (None, Some("no_model" | "unknown_model" | "unknown_provider" | "no_rate"))
@@ -70,9 +72,23 @@ fn sums_of(records: &[Value]) -> Sums {
         if let Some(status) = status {
             put("keytally_pricing_lookups_total", with(of_model, "status", status), 1.0);
         }
-        if status == Some("unpriced") && usage("input_tokens") + usage("output_tokens") > 0 {
-            let tokens = (usage("input_tokens") + usage("output_tokens")) as f64;
-            put("keytally_unpriced_tokens_total", with(&of_model[..1], "model", &model), tokens);
+        let all = usage("input_tokens") + usage("output_tokens");
+        let unpriced = if status == Some("unpriced") { all } else { half.unwrap_or(0) };
+        if unpriced > 0 {
+            put("keytally_unpriced_tokens_total", with(&of_model[..1], "model", &model), unpriced as f64);
+        }
+        let searches = usage("web_searches") + usage("file_searches") + usage("search_units");
+        for (unit, count) in [
+            ("image", usage("images") as f64),
+            ("audio_second", usage("input_audio_millis") as f64 / 1e3),
+            ("character", usage("input_characters") as f64),
+            ("page", usage("pages") as f64),
+            ("search", searches as f64),
+            ("request", f64::from(u8::from(!has_usage && cost.is_some_and(|cost| cost > 0.0)))),
+        ] {
+            if count > 0.0 {
+                put("keytally_billed_units_total", with(&of_key, "unit", unit), count);
+            }
         }
         let code = record["status"].as_u64().map_or("none".to_owned(), |code| code.to_string());
         put("keytally_http_responses_total", with(&of_model[..1], "code", &code), 1.0);
@@ -177,13 +193,14 @@ fn split(usage: &dyn Fn(&str) -> u64) -> Vec<(&'static str, u64)> {
 }
 
 /// The families that the records add up to, as the metrics show them.
-const COUNTERS: [&str; 9] = [
+const COUNTERS: [&str; 10] = [
     "keytally_requests_total",
     "keytally_usage_records_total",
     "keytally_tokens_total",
     "keytally_spend_usd_total",
     "keytally_pricing_lookups_total",
     "keytally_unpriced_tokens_total",
+    "keytally_billed_units_total",
     "keytally_http_responses_total",
     "keytally_body_bytes_total",
     "keytally_key_findings_total",
@@ -306,6 +323,9 @@ fn is_mixed(records: &[Value], expected: &super::mixed::Expected) {
         }
     }
     assert!(records.iter().filter(|record| record["cost_usd"].is_string()).count() >= 500);
+    let partly = records.iter().filter(|record| record["unpriced_tokens"].as_u64() > Some(0)).count();
+    let images = records.iter().filter(|record| record["usage"]["images"] == 2).count();
+    assert!(partly >= 10 && images >= 10, "{partly} partly priced, {images} with images");
     assert!(records.iter().any(|record| record["retry_count"].as_u64() > Some(1)));
     let findings: BTreeSet<&str> = records
         .iter()

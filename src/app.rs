@@ -16,18 +16,17 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::call::{CallFacts, CallRecord};
-use crate::config::{self, CallsSink, Config, ConfigHandle};
+use crate::config::{CallsSink, Config, ConfigHandle, OtlpCompression};
 use crate::export::metrics::{Metrics, MetricsConfig, Side};
 use crate::export::{
-    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpProtocol, OtlpSettings, Profile, Sampling,
-    Semconv, Signal, TraceSettings,
+    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpSettings, Sampling, Signal, TraceSettings,
 };
 use crate::listen::{self, ListenSettings};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
 use crate::provider::{Catalog, Provider, read_limits};
 use crate::proxy::{Proxy, Snapshot, Upstreams};
 use crate::tap::Sink;
-use crate::upstream::{Upstream, UpstreamSettings};
+use crate::upstream::{Opened, Upstream, UpstreamSettings};
 
 /// Longest wait for exporters at shutdown, once calls have ended.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -141,7 +140,8 @@ impl App {
         tell_metrics(&rooms, &config);
 
         let guards = rooms.metrics.clone();
-        let spine = Arc::new(Proxy::new(snapshot(&current)?, Arc::new(Settle(Arc::clone(&rooms))), move |provider| {
+        let first = snapshot(&current, &rooms.metrics)?;
+        let spine = Arc::new(Proxy::new(first, Arc::new(Settle(Arc::clone(&rooms))), move |provider| {
             Box::new(guards.in_flight(provider))
         }));
         follow_config(&config, &rooms, &spine);
@@ -292,7 +292,7 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
         while changes.changed().await.is_ok() {
             let (Some(rooms), Some(spine)) = (rooms.upgrade(), spine.upgrade()) else { return };
             let current = changes.borrow_and_update().clone();
-            match (snapshot(&current), meter_config(&current)) {
+            match (snapshot(&current, &rooms.metrics), meter_config(&current)) {
                 (Ok(snapshot), Ok(meter)) => {
                     spine.swap(snapshot);
                     rooms.meter.reload(meter);
@@ -321,7 +321,9 @@ fn tell_metrics(rooms: &Rooms, config: &ConfigHandle) {
 
 // === configuration to rooms ===
 
-fn snapshot(config: &Config) -> anyhow::Result<Snapshot> {
+fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
+    let connections = metrics.clone();
+    let opened: Opened = Arc::new(move || Box::new(connections.connection(Side::Upstream)));
     let catalog = Catalog::build(&config.providers).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("providers: {}", lines.join("; "))
@@ -335,16 +337,18 @@ fn snapshot(config: &Config) -> anyhow::Result<Snapshot> {
     };
     let mut own = Vec::new();
     for provider in catalog.providers().filter(|provider| provider.ca_file.is_some()) {
-        own.push((Arc::clone(&provider.id), Arc::new(Upstream::new(&settings(provider.ca_file.as_ref()))?)));
+        own.push((Arc::clone(&provider.id), Arc::new(Upstream::new(&settings(provider.ca_file.as_ref()), &opened)?)));
     }
     Ok(Snapshot {
         catalog,
-        upstream: Upstreams { shared: Arc::new(Upstream::new(&settings(None))?), own },
+        upstream: Upstreams { shared: Arc::new(Upstream::new(&settings(None), &opened)?), own },
         idle_timeout: config.upstream.idle_timeout,
         salt: config.fingerprint_salt.expose().as_bytes().to_vec(),
         client: config.app().map(Arc::from),
         inject_usage: config.usage.inject,
+        propagation: config.trace.propagation,
         strip_context: config.trace.strip_context,
+        keep_url: config.trace.url,
     })
 }
 
@@ -388,7 +392,7 @@ fn metrics_config(config: &Config) -> MetricsConfig {
         max_accounts: config.limits.accounts as usize,
         exemplars: config.metrics.exemplars,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        revision: crate::cli::REVISION.to_owned(),
+        revision: crate::REVISION.to_owned(),
     }
 }
 
@@ -401,31 +405,24 @@ fn export_settings(config: &Config) -> ExportSettings {
     let trace = &config.trace;
     let traces = TraceSettings {
         otlp: OtlpSettings {
-            traces_endpoint: Some(otlp.endpoint.to_string()),
-            protocol: match otlp.protocol {
-                config::OtlpProtocol::HttpProtobuf => OtlpProtocol::HttpProtobuf,
-                config::OtlpProtocol::Grpc => OtlpProtocol::Grpc,
-            },
+            endpoint: Some(otlp.endpoint.clone()),
+            protocol: otlp.protocol,
             headers: OtlpHeaders(
                 otlp.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
             ),
             timeout: otlp.timeout,
+            gzip: otlp.compression == OtlpCompression::Gzip,
             ca_file: otlp.ca_file.clone(),
-            ..OtlpSettings::default()
+            client_certificate: otlp.client_certificate.clone(),
+            client_key: otlp.client_key.clone(),
         },
-        profile: match trace.profile {
-            config::TraceProfile::Full => Profile::Full,
-            config::TraceProfile::ErrorsAndCost => Profile::ErrorsAndCost,
-            config::TraceProfile::Off => Profile::Off,
-        },
-        semconv: match trace.semconv {
-            config::Semconv::Latest => Semconv::Latest,
-            config::Semconv::V1_41 => Semconv::V1_41,
-        },
+        profile: trace.profile,
+        semconv: trace.semconv,
+        server_span: trace.server_span,
         sampling: Sampling {
             parent_based: trace.parent_based,
             ratio: trace.sample,
-            keep_notable: true,
+            keep_notable: trace.keep_notable,
             keep_cost: trace.keep_usd,
             keep_duration: trace.keep_duration,
             keep_unsampled_errors: trace.keep_unsampled_errors,
@@ -435,7 +432,7 @@ fn export_settings(config: &Config) -> ExportSettings {
         max_queue: otlp.queue_spans,
         max_batch: otlp.batch_spans,
         delay: otlp.batch_delay,
-        ..TraceSettings::default()
+        batch_timeout: otlp.batch_timeout,
     };
     ExportSettings { log, traces }
 }
@@ -453,6 +450,10 @@ struct Status {
 impl admin::StatusSource for Status {
     fn ready(&self) -> Result<(), String> {
         if *self.draining.borrow() { Err("stopping".to_owned()) } else { Ok(()) }
+    }
+
+    fn fix(&self, id: &str, worked: Option<Duration>) -> Option<String> {
+        self.rooms.meter.fix(id, worked)
     }
 
     fn status(&self) -> admin::RoomStatus {

@@ -8,6 +8,8 @@ mod demo;
 mod corpus;
 /// Every format's decoder: recorded answers cut at every byte, and compressed four ways.
 mod decoders;
+/// What the sidecar says of its calls: metrics, spans, status.
+mod observe;
 /// The SDKs that people use, unchanged.
 mod sdks;
 /// What arrives is what was sent: bodies, headers, trailers, upgrades, ends.

@@ -22,12 +22,6 @@ use crate::config::{Config, ConfigError, ConfigHandle, Environment, Loaded, Sour
 
 pub use fingerprint::family;
 
-/// Git revision of this build; `unknown` when the build did not set `KEYTALLY_REVISION`.
-pub const REVISION: &str = match option_env!("KEYTALLY_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
-};
-
 /// How the process ends. Scripts may rely on these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -172,7 +166,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
 
 /// `keytally 0.1.0 (revision)`.
 fn version() -> String {
-    format!("keytally {} ({REVISION})\n", env!("CARGO_PKG_VERSION"))
+    format!("keytally {} ({})\n", env!("CARGO_PKG_VERSION"), crate::REVISION)
 }
 
 fn source(args: ConfigArgs, listen: Option<SocketAddr>, admin: Option<SocketAddr>) -> Source {

@@ -31,6 +31,19 @@ use crate::upstream::{FreshConnection, Upstream, UpstreamError};
 /// Header on answers that keytally made itself; its value is the reason.
 pub const GENERATED_HEADER: &str = "x-keytally-error";
 
+/// W3C Trace Context and Baggage, and both forms of B3.
+const TRACE_HEADERS: [&str; 9] = [
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
+];
+
 /// What one call sees of the configuration, from its first to its last byte.
 pub struct Snapshot {
     /// Providers.
@@ -45,8 +58,12 @@ pub struct Snapshot {
     pub client: Option<Arc<str>>,
     /// `usage.inject`: ask for usage on the application's behalf.
     pub inject_usage: bool,
-    /// Remove `traceparent`, `tracestate` and `baggage` before a request leaves.
+    /// Which trace headers of the application are read.
+    pub propagation: Propagation,
+    /// Remove trace headers and `baggage` before a request leaves.
     pub strip_context: bool,
+    /// `trace.url`: keep the address of a call, without its query.
+    pub keep_url: bool,
 }
 
 /// Upstream clients: one for all providers, and one for each that names its own certificate authority.
@@ -271,12 +288,9 @@ fn readdress(
     upgrade: Option<HeaderValue>,
     strip_context: bool,
 ) -> Result<(), String> {
-    let default_port = if found.scheme == http::uri::Scheme::HTTPS { 443 } else { 80 };
-    let authority =
-        if found.port == default_port { found.host.to_string() } else { format!("{}:{}", found.host, found.port) };
     parts.uri = Uri::builder()
         .scheme(found.scheme.clone())
-        .authority(authority)
+        .authority(authority_of(found))
         .path_and_query(found.path_and_query.as_str())
         .build()
         .map_err(|error| format!("the request's path cannot be sent on: {error}"))?;
@@ -288,7 +302,7 @@ fn readdress(
         headers::set_upgrade(&mut parts.headers, protocol);
     }
     if strip_context {
-        for name in ["traceparent", "tracestate", "baggage"] {
+        for name in TRACE_HEADERS {
             parts.headers.remove(name);
         }
     }
@@ -319,6 +333,7 @@ fn open_facts(snapshot: &Snapshot, method: &Method, headers: &HeaderMap, found: 
         request: RequestFacts {
             method: method_name(method),
             url_model: found.url_model.clone(),
+            url: snapshot.keep_url.then(|| address_of(found)),
             stream: found.stream,
             hash: target_hash(method, &found.path_and_query),
             sdk_retry_count: sdk_retry_count(headers),
@@ -336,7 +351,7 @@ fn blank_facts(snapshot: &Snapshot, headers: &HeaderMap) -> CallFacts {
     CallFacts {
         call_id: CallId::new(now),
         started: now,
-        trace: read_trace_context(headers, Propagation::default()),
+        trace: read_trace_context(headers, snapshot.propagation),
         way: Way::BaseUrl,
         provider: Arc::from("other"),
         price_as: None,
@@ -354,6 +369,17 @@ fn blank_facts(snapshot: &Snapshot, headers: &HeaderMap) -> CallFacts {
         generated: None,
         timing: Timing::default(),
     }
+}
+
+/// Where the call goes, without its query: some providers take the key there.
+fn address_of(found: &Match) -> String {
+    let path = found.path_and_query.split('?').next().unwrap_or_default();
+    format!("{}://{}{path}", found.scheme, authority_of(found)).chars().take(256).collect()
+}
+
+fn authority_of(found: &Match) -> String {
+    let default_port = if found.scheme == http::uri::Scheme::HTTPS { 443 } else { 80 };
+    if found.port == default_port { found.host.to_string() } else { format!("{}:{}", found.host, found.port) }
 }
 
 /// The method where it is a known one; anything else is client text.

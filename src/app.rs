@@ -61,14 +61,34 @@ struct Settle(Arc<Rooms>);
 
 impl Sink for Settle {
     fn finish(&self, facts: CallFacts, provider: Option<Arc<Provider>>) {
-        let rooms = Arc::clone(&self.0);
+        let settling = Settling::new(&self.0);
+        if self.0.meter.may_block(&facts) {
+            tokio::task::spawn_blocking(move || settling.rooms().settle(facts, provider.as_deref()));
+        } else {
+            tokio::spawn(async move { settling.rooms().settle(facts, provider.as_deref()) });
+        }
+    }
+}
+
+/// Counts a call as handed over until it is dropped, even by a panic.
+struct Settling(Arc<Rooms>);
+
+impl Settling {
+    fn new(rooms: &Arc<Rooms>) -> Self {
         rooms.settling.fetch_add(1, Ordering::AcqRel);
-        tokio::spawn(async move {
-            rooms.settle(facts, provider.as_deref());
-            if rooms.settling.fetch_sub(1, Ordering::AcqRel) == 1 {
-                rooms.settled.notify_waiters();
-            }
-        });
+        Self(Arc::clone(rooms))
+    }
+
+    fn rooms(&self) -> &Rooms {
+        &self.0
+    }
+}
+
+impl Drop for Settling {
+    fn drop(&mut self) {
+        if self.0.settling.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.settled.notify_waiters();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. A reader of standard output that went away is a
 //! normal end. Keys are never taken from the command line, where every user of the machine could read them.
 
+mod demo;
 mod fingerprint;
 mod health;
 pub mod log;
@@ -115,6 +116,9 @@ pub struct DemoArgs {
     /// No colors
     #[arg(long)]
     pub no_color: bool,
+    /// Length of one minute of the story
+    #[arg(long, value_name = "DURATION", value_parser = span, default_value = "60s", hide = true)]
+    pub minute: Duration,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -161,7 +165,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Check(args) => check(&source(args, None, None)),
         Command::Schema => schema(),
         Command::Fingerprint(args) => fingerprint::run(args),
-        Command::Demo(args) => finish(crate::demo::run(args)),
+        Command::Demo(args) => finish(demo::run(args)),
         Command::Health(args) => health(args),
     }
 }

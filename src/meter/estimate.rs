@@ -8,6 +8,7 @@
 //! the two samples keep, in 2 to 4 ms.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::call::{CallFacts, End, Operation, TextSample, Usage};
 
@@ -91,6 +92,15 @@ fn tokens_expected(usage: &Usage) -> bool {
     usage.input_tokens.is_some() || usage.output_tokens.is_some()
 }
 
+/// The vocabulary has been asked for.
+static LOADED: AtomicBool = AtomicBool::new(false);
+
+/// Estimating this call may load the vocabulary, which takes some 0.2 s.
+pub(super) fn may_load(facts: &CallFacts) -> bool {
+    let whole = facts.reply.usage.as_ref().is_some_and(|u| u.input_tokens.is_some() && u.output_tokens.is_some());
+    !whole && facts.reply.output.total_bytes() > 0 && !LOADED.load(Ordering::Relaxed)
+}
+
 /// Tokens of the whole text.
 fn tokens(sample: &TextSample, count: &dyn Fn(&str) -> u64) -> u64 {
     match sample.kept() {
@@ -109,6 +119,7 @@ fn scaled(sample: &TextSample, counted: u64) -> u64 {
 /// Tokens of a text, which has at most [`TextSample::CAPACITY`] bytes.
 fn count(text: &str) -> u64 {
     // The tokenizer's regular expressions may give up on a strange text, and it panics then.
+    LOADED.store(true, Ordering::Relaxed);
     let counted = catch_unwind(AssertUnwindSafe(|| tiktoken_rs::o200k_base_singleton().encode_ordinary(text).len()));
     counted.map_or_else(|_| (text.len() as u64).div_ceil(BYTES_PER_TOKEN), |tokens| tokens as u64)
 }

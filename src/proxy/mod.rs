@@ -168,7 +168,7 @@ impl Proxy {
             Err(_) if call.has_request_failed() => {
                 // The application is gone or broke its request off: nobody reads this answer.
                 call.finish(End::ClientCancelled, Reply::default(), |_| ());
-                generated(&call, &found, GeneratedError::BadRequest, "the request broke off before its end")
+                own_answer(StatusCode::BAD_REQUEST, GeneratedError::BadRequest, Vec::new())
             }
             Err(error) => generated(&call, &found, error.kind, &error.detail),
         }

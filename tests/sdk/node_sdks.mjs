@@ -139,6 +139,8 @@ async function ai(bases) {
     text, toolCalls, usage, finishReason, id: response.id, model: response.modelId, body: response.body,
   });
   return {
+    // Events that the SDK makes up before the provider has answered.
+    made: ["start", "start-step"],
     async ask(model, withTools) {
       const answer = await generateText({ ...ask(model), ...(withTools && { tools }) });
       return [shown(answer), answer.response.headers];
@@ -168,15 +170,18 @@ async function asked(sdk, model, tools) {
   return { answer, headers: pairs(headers), tokens: sdk.tokens([answer]) };
 }
 
-// All events, or those that came until the stream broke; or the first ones, and the stream is left.
+// All events, or those that came until the stream broke; or the first `most`, and the stream is left.
 async function streamed(sdk, model, most) {
   const [events, headers, leave] = await sdk.stream(model);
   const seen = [];
+  let counted = 0;
   let error = null;
   try {
     for await (const event of events) {
       seen.push(event);
-      if (seen.length === most) {
+      if (sdk.made?.includes(event.type)) continue;
+      counted += 1;
+      if (counted === most) {
         leave();
         break;
       }
@@ -192,18 +197,18 @@ const CASES = {
   stream: streamed,
   tool: (sdk, model) => asked(sdk, model, true),
   error: asked,
-  cancel: (sdk, model) => streamed(sdk, model, 4),
+  cancel: (sdk, model) => streamed(sdk, model, 2),
 };
 const FAULTS = { limit: asked, truncate: streamed, disconnect: streamed, malformed: streamed };
-// With the SDK's own number of retries.
+// As many retries as the SDK does by itself.
 const RETRIES = { retry: asked };
 const SDKS = {
   openai: [openai, CASES],
   "openai-responses": [openaiResponses, CASES],
-  "@anthropic-ai/sdk": [anthropic, CASES],
-  "@google/genai": [google, CASES],
+  anthropic: [anthropic, CASES],
+  "google-genai": [google, CASES],
   ai: [ai, CASES],
-  "openai-retrying": [(bases) => openai(bases, undefined), RETRIES],
+  "openai-retrying": [(bases) => openai(bases, 2), RETRIES],
 };
 
 async function run(bases, faults) {

@@ -201,7 +201,7 @@ class Cohere(Chat):
         found = [usage for value in values if (usage := value.get("usage") or (value.get("delta") or {}).get("usage"))]
         if not found:
             return None
-        counted = found[-1].get("tokens") or found[-1]["billed_units"]
+        counted = found[-1].get("billed_units") or found[-1]["tokens"]
         return [int(counted["input_tokens"]), int(counted["output_tokens"])]
 
 
@@ -288,7 +288,7 @@ CASES = {
     "cancel": lambda sdk, model: streamed(sdk, model, most=2),
 }
 FAULTS = {"limit": asked, "truncate": streamed, "disconnect": streamed, "malformed": streamed}
-# With the SDK's own number of retries.
+# As many retries as the SDK does by itself.
 RETRIES = {"retry": asked}
 SDKS = {
     "openai": (OpenAI, CASES),

@@ -1,17 +1,25 @@
 // Drives each Node SDK through the same cases against several base URLs; prints what the SDK made of the answers.
 //
 // Usage: node_sdks.mjs PLAN, in the directory that holds node_modules. The plan is a JSON object: `runs` maps a run's name
-// to base URLs by provider, `faults` asks for the cases of a provider that breaks down. One JSON line goes to standard
-// output: run, SDK, case, result. Then the process stays until its standard input closes: a stream that was left must have
-// ended by then. The provider answers by the model's name, which is SDK and case (openai.case-plain).
+// to base URLs by provider, `faults` asks for the cases of a provider that breaks down, `variables` gives base URLs by
+// environment variable. One JSON line goes to standard output: run, SDK, case, result. Then the process stays until its
+// standard input closes: a stream that was left must have ended by then. The provider answers by the model's name, which is SDK and case (openai.case-plain).
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
 const require = createRequire(process.cwd() + "/package.json");
 const load = (name) => import(pathToFileURL(require.resolve(name)).href);
+const PLAN = JSON.parse(process.argv[2]);
 const KEY = "sk-made-up-key-for-tests";
 const HELLO = [{ role: "user", content: "Hello" }];
 const PARAMETERS = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
+
+// How an SDK is told its base URL: by an argument, or by a variable that it reads itself.
+const base = (argument, variable, url) => {
+  if (!PLAN.variables) return { [argument]: url };
+  process.env[variable] = url;
+  return {};
+};
 
 // Headers as the SDK shows them, in a fixed order.
 const pairs = (headers) =>
@@ -33,7 +41,7 @@ const last = (values, usage) => values.map(usage).filter(Boolean).at(-1);
 // Each SDK: `ask` for a whole answer, `stream` for events, `tokens` in and out as the SDK reports them.
 async function openai(bases, maxRetries = 0) {
   const { default: OpenAI } = await load("openai");
-  const client = new OpenAI({ baseURL: bases.openai + "/v1", apiKey: KEY, maxRetries });
+  const client = new OpenAI({ ...base("baseURL", "OPENAI_BASE_URL", bases.openai + "/v1"), apiKey: KEY, maxRetries });
   const tool = { type: "function", function: { name: "get_weather", parameters: PARAMETERS } };
   const create = (body) => client.chat.completions.create({ messages: HELLO, ...body }).withResponse();
   return {
@@ -54,7 +62,7 @@ async function openai(bases, maxRetries = 0) {
 
 async function openaiResponses(bases) {
   const { default: OpenAI } = await load("openai");
-  const client = new OpenAI({ baseURL: bases.openai + "/v1", apiKey: KEY, maxRetries: 0 });
+  const client = new OpenAI({ ...base("baseURL", "OPENAI_BASE_URL", bases.openai + "/v1"), apiKey: KEY, maxRetries: 0 });
   const tool = { type: "function", name: "get_weather", parameters: PARAMETERS, strict: false };
   const create = (body) => client.responses.create({ input: "Hello", ...body }).withResponse();
   return {
@@ -75,7 +83,7 @@ async function openaiResponses(bases) {
 
 async function anthropic(bases, maxRetries = 0) {
   const { default: Anthropic } = await load("@anthropic-ai/sdk");
-  const client = new Anthropic({ baseURL: bases.anthropic, apiKey: KEY, maxRetries });
+  const client = new Anthropic({ ...base("baseURL", "ANTHROPIC_BASE_URL", bases.anthropic), apiKey: KEY, maxRetries });
   const tool = { name: "get_weather", input_schema: PARAMETERS };
   const create = (body) => client.messages.create({ max_tokens: 100, messages: HELLO, ...body }).withResponse();
   return {
@@ -104,7 +112,8 @@ async function anthropic(bases, maxRetries = 0) {
 async function google(bases) {
   const { GoogleGenAI } = await load("@google/genai");
   const version = bases["gemini version"];
-  const httpOptions = { baseUrl: bases.gemini, ...(version && { apiVersion: version }) };
+  const where = base("baseUrl", "GOOGLE_GEMINI_BASE_URL", bases.gemini);
+  const httpOptions = { ...where, ...(version && { apiVersion: version }) };
   const { models } = new GoogleGenAI({ apiKey: KEY, httpOptions });
   const tools = [{ functionDeclarations: [{ name: "get_weather", parametersJsonSchema: PARAMETERS }] }];
   return {
@@ -131,7 +140,7 @@ async function google(bases) {
 async function ai(bases) {
   const { generateText, streamText, tool, jsonSchema } = await load("ai");
   const { createOpenAI } = await load("@ai-sdk/openai");
-  const provider = createOpenAI({ baseURL: bases.openai + "/v1", apiKey: KEY });
+  const provider = createOpenAI({ ...base("baseURL", "OPENAI_BASE_URL", bases.openai + "/v1"), apiKey: KEY });
   const ask = (name) => ({ model: provider.chat(name), prompt: "Hello", maxRetries: 0 });
   const tools = { get_weather: tool({ inputSchema: jsonSchema(PARAMETERS) }) };
   // Ids that the SDK makes up are left out.
@@ -227,8 +236,7 @@ async function run(bases, faults) {
   return results;
 }
 
-const plan = JSON.parse(process.argv[2]);
 const results = {};
-for (const [name, bases] of Object.entries(plan.runs)) results[name] = await run(bases, plan.faults);
+for (const [name, bases] of Object.entries(PLAN.runs)) results[name] = await run(bases, PLAN.faults);
 console.log(JSON.stringify(results));
 process.stdin.resume().on("end", () => process.exit(0));

@@ -1,7 +1,7 @@
 """Drives each Python SDK through the same cases against several base URLs; prints what the SDK made of the answers.
 
 Usage: python_sdks.py PLAN. The plan is a JSON object: `runs` maps a run's name to base URLs by provider, `faults` asks for
-the cases of a provider that breaks down. One JSON line goes to standard output: run, SDK, case, result. Then the process
+the cases of a provider that breaks down, `variables` gives base URLs by environment variable. One JSON line goes to standard output: run, SDK, case, result. Then the process
 stays, clients and all, until its standard input closes: a stream that was left must have ended by then.
 
 The provider answers by the model's name, which is SDK and case (openai.case-plain).
@@ -16,6 +16,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "get_weather", "description": "Weather", "parameters": PARAMETERS}}
 USAGE = {"include_usage": True}
+PLAN = json.loads(sys.argv[1])
 os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
@@ -56,6 +57,14 @@ def failure(error):
     }
 
 
+def base(argument, variable, url):
+    """How an SDK is told its base URL: by an argument, or by a variable that it reads itself."""
+    if not PLAN["variables"]:
+        return {argument: url}
+    os.environ[variable] = url
+    return {}
+
+
 def add(*numbers):
     return sum(number or 0 for number in numbers)
 
@@ -90,8 +99,8 @@ class OpenAI(Chat):
     def __init__(self, bases, **options):
         import openai
 
-        options = {"max_retries": 0, **options}
-        self.client = openai.OpenAI(base_url=bases["openai"] + "/v1", api_key=KEY, **options)
+        options = {"max_retries": 0, **base("base_url", "OPENAI_BASE_URL", bases["openai"] + "/v1"), **options}
+        self.client = openai.OpenAI(api_key=KEY, **options)
         self.create = self.client.chat.completions.with_raw_response.create
 
 
@@ -119,8 +128,8 @@ class Anthropic(Chat):
     def __init__(self, bases, **options):
         import anthropic
 
-        options = {"max_retries": 0, **options}
-        self.client = anthropic.Anthropic(base_url=bases["anthropic"], api_key=KEY, **options)
+        options = {"max_retries": 0, **base("base_url", "ANTHROPIC_BASE_URL", bases["anthropic"]), **options}
+        self.client = anthropic.Anthropic(api_key=KEY, **options)
         raw = self.client.messages.with_raw_response.create
         self.create = lambda stream_options=None, **body: raw(max_tokens=100, **body)
 
@@ -138,7 +147,8 @@ class Google(Chat):
         from google import genai
         from google.genai import types
 
-        options = types.HttpOptions(base_url=bases["gemini"], api_version=bases.get("gemini version"))
+        where = base("base_url", "GOOGLE_GEMINI_BASE_URL", bases["gemini"])
+        options = types.HttpOptions(api_version=bases.get("gemini version"), **where)
         # Closes its connections when it is dropped.
         self.client = genai.Client(api_key=KEY, http_options=options)
         self.models = self.client.models
@@ -184,9 +194,13 @@ class Mistral(Chat):
 
 class Cohere(Chat):
     def __init__(self, bases):
+        where = base("base_url", "CO_API_URL", bases["cohere"])
+        # It reads the variable when it is imported.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "cohere"]:
+            del sys.modules[name]
         import cohere
 
-        self.client = cohere.ClientV2(api_key=KEY, base_url=bases["cohere"])
+        self.client = cohere.ClientV2(api_key=KEY, **where)
         self.body = {"messages": HELLO, "request_options": {"max_retries": 0}}
 
     def ask(self, model, tools=None):
@@ -209,7 +223,7 @@ class Groq(Chat):
     def __init__(self, bases):
         import groq
 
-        client = groq.Groq(base_url=bases["groq"], api_key=KEY, max_retries=0)
+        client = groq.Groq(api_key=KEY, max_retries=0, **base("base_url", "GROQ_BASE_URL", bases["groq"]))
         raw = client.chat.completions.with_raw_response.create
         self.create = lambda stream_options=None, **body: raw(**body)
 
@@ -224,7 +238,8 @@ class LiteLLM(Chat):
         import litellm
 
         litellm.suppress_debug_info = True
-        self.base = {"api_base": bases["openai"] + "/v1", "api_key": KEY, "max_retries": 0, "messages": HELLO}
+        where = base("api_base", "OPENAI_BASE_URL", bases["openai"] + "/v1")
+        self.base = {"api_key": KEY, "max_retries": 0, "messages": HELLO, **where}
         self.completion = litellm.completion
 
     def ask(self, model, tools=None):
@@ -242,8 +257,9 @@ class LangChain(Chat):
     def __init__(self, bases):
         from langchain_openai import ChatOpenAI
 
-        base = {"base_url": bases["openai"] + "/v1", "api_key": KEY, "max_retries": 0}
-        self.model = lambda name: ChatOpenAI(model=name, include_response_headers=True, stream_usage=True, **base)
+        options = {"api_key": KEY, "max_retries": 0, "include_response_headers": True, "stream_usage": True}
+        options |= base("base_url", "OPENAI_BASE_URL", bases["openai"] + "/v1")
+        self.model = lambda name: ChatOpenAI(model=name, **options)
 
     def ask(self, model, tools=None):
         model = self.model(model)
@@ -321,7 +337,6 @@ def run(bases, faults):
 
 
 if __name__ == "__main__":
-    plan = json.loads(sys.argv[1])
-    results = {name: run(bases, plan["faults"]) for name, bases in plan["runs"].items()}
+    results = {name: run(bases, PLAN["faults"]) for name, bases in PLAN["runs"].items()}
     print(json.dumps(results, sort_keys=True), flush=True)
     sys.stdin.read()

@@ -16,18 +16,17 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::call::{CallFacts, CallRecord};
-use crate::config::{self, CallsSink, Config, ConfigHandle};
+use crate::config::{CallsSink, Config, ConfigHandle, Misfit, OtlpCompression, Step};
 use crate::export::metrics::{Metrics, MetricsConfig, Side};
 use crate::export::{
-    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpProtocol, OtlpSettings, Profile, Sampling,
-    Semconv, Signal, TraceSettings,
+    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpSettings, Sampling, Signal, TraceSettings,
 };
-use crate::listen::{self, ListenSettings};
+use crate::listen::{self, ListenSettings, Phase};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
 use crate::provider::{Catalog, Provider, read_limits};
 use crate::proxy::{Proxy, Snapshot, Upstreams};
 use crate::tap::Sink;
-use crate::upstream::{Upstream, UpstreamSettings};
+use crate::upstream::{Opened, Roots, Upstream, UpstreamSettings};
 
 /// Longest wait for exporters at shutdown, once calls have ended.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -40,9 +39,10 @@ pub struct App {
     pub admin: SocketAddr,
     rooms: Arc<Rooms>,
     config: ConfigHandle,
-    stop_proxy: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     stop_admin: watch::Sender<bool>,
-    proxy_task: JoinHandle<()>,
+    /// `None` once it has ended.
+    proxy_task: Option<JoinHandle<()>>,
     admin_task: JoinHandle<()>,
 }
 
@@ -61,26 +61,22 @@ struct Settle(Arc<Rooms>);
 
 impl Sink for Settle {
     fn finish(&self, facts: CallFacts, provider: Option<Arc<Provider>>) {
-        let settling = Settling::new(&self.0);
+        let settling = Settling::new(Arc::clone(&self.0));
         if self.0.meter.may_block(&facts) {
-            tokio::task::spawn_blocking(move || settling.rooms().settle(facts, provider.as_deref()));
+            tokio::task::spawn_blocking(move || settling.0.settle(facts, provider.as_deref()));
         } else {
-            tokio::spawn(async move { settling.rooms().settle(facts, provider.as_deref()) });
+            tokio::spawn(async move { settling.0.settle(facts, provider.as_deref()) });
         }
     }
 }
 
-/// Counts a call as handed over until it is dropped, even by a panic.
+/// Counts a call as handed over until it is recorded, or has failed to be.
 struct Settling(Arc<Rooms>);
 
 impl Settling {
-    fn new(rooms: &Arc<Rooms>) -> Self {
+    fn new(rooms: Arc<Rooms>) -> Self {
         rooms.settling.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(rooms))
-    }
-
-    fn rooms(&self) -> &Rooms {
-        &self.0
+        Self(rooms)
     }
 }
 
@@ -138,15 +134,18 @@ impl App {
             Arc::new(metrics.clone()),
         )?;
         let rooms = Arc::new(Rooms { meter, metrics, exports, settling: AtomicUsize::new(0), settled: Notify::new() });
-        tell_metrics(&rooms, &config);
+        tell_metrics(&rooms, &current);
+        let status = config.status();
+        rooms.metrics.config_reloaded(status.successful, status.last_success);
 
         let guards = rooms.metrics.clone();
-        let spine = Arc::new(Proxy::new(snapshot(&current)?, Arc::new(Settle(Arc::clone(&rooms))), move |provider| {
+        let first = snapshot(&current, &rooms.metrics)?;
+        let spine = Arc::new(Proxy::new(first, Arc::new(Settle(Arc::clone(&rooms))), move |provider| {
             Box::new(guards.in_flight(provider))
         }));
         follow_config(&config, &rooms, &spine);
 
-        let (stop_proxy, proxy_stopped) = watch::channel(false);
+        let (phase, phases) = watch::channel(Phase::Serving);
         let connections = rooms.metrics.clone();
         let settings = ListenSettings {
             connections: current.limits.connections as usize,
@@ -154,26 +153,21 @@ impl App {
         };
         let proxy_task = tokio::spawn(async move {
             let opened = move || connections.connection(Side::Client);
-            listen::serve(listener, &settings, proxy_stopped, opened, move |request, peer| {
+            listen::serve(listener, &settings, phases, opened, move |request, peer| {
                 Arc::clone(&spine).handle(request, peer)
             })
             .await;
         });
 
         let (stop_admin, mut admin_stopped) = watch::channel(false);
-        let source = Status {
-            rooms: Arc::clone(&rooms),
-            config: config.clone(),
-            proxy,
-            admin,
-            draining: stop_proxy.subscribe(),
-        };
+        let source =
+            Status { rooms: Arc::clone(&rooms), config: config.clone(), proxy, admin, phase: phase.subscribe() };
         let pages = admin::Admin::new(rooms.metrics.clone(), Arc::new(source), Vec::new());
         let admin_task = tokio::spawn(pages.serve(admin_listener, async move {
             let _ = admin_stopped.wait_for(|stop| *stop).await;
         }));
         tracing::info!(%proxy, %admin, version = env!("CARGO_PKG_VERSION"), "ready");
-        Ok(Self { proxy, admin, rooms, config, stop_proxy, stop_admin, proxy_task, admin_task })
+        Ok(Self { proxy, admin, rooms, config, phase, stop_admin, proxy_task: Some(proxy_task), admin_task })
     }
 
     /// Records of calls as they end; a reader that is slower than the calls misses some.
@@ -182,16 +176,21 @@ impl App {
     }
 
     /// Ends in order; see the head of this file.
-    pub async fn stop(self) {
-        let shutdown = self.config.current().shutdown.clone();
-        self.stop_proxy.send_replace(true);
-        let mut proxy_task = self.proxy_task;
-        if tokio::time::timeout(shutdown.drain, &mut proxy_task).await.is_err() {
-            tracing::warn!(
-                seconds = shutdown.drain.as_secs_f64(),
-                "calls still in flight after the drain time are cut off"
-            );
-            proxy_task.abort();
+    pub async fn stop(mut self) {
+        self.drain().await;
+        self.linger().await;
+    }
+
+    /// No more calls; those in flight end or are cut off, and everything that is known of them is exported.
+    async fn drain(&mut self) {
+        let limit = self.config.current().shutdown.drain;
+        self.phase.send_replace(Phase::Draining);
+        if let Some(mut task) = self.proxy_task.take()
+            && tokio::time::timeout(limit, &mut task).await.is_err()
+        {
+            tracing::warn!(seconds = limit.as_secs_f64(), "calls still in flight after the drain time are cut off");
+            self.phase.send_replace(Phase::CutOff);
+            let _ = tokio::time::timeout(FLUSH, task).await;
         }
         let _ = tokio::time::timeout(FLUSH, self.rooms.all_settled()).await;
         let lost = self.rooms.exports.flush(FLUSH).await;
@@ -199,9 +198,14 @@ impl App {
             tracing::warn!(lost, "telemetry was lost at shutdown");
         }
         self.rooms.metrics.release_birth_hold();
-        if !shutdown.linger.is_zero() {
-            tracing::info!(seconds = shutdown.linger.as_secs_f64(), "metrics stay up for a last scrape");
-            tokio::time::sleep(shutdown.linger).await;
+    }
+
+    /// The admin port stays for a last scrape.
+    async fn linger(self) {
+        let linger = self.config.current().shutdown.linger;
+        if !linger.is_zero() {
+            tracing::info!(seconds = linger.as_secs_f64(), "metrics stay up for a last scrape");
+            tokio::time::sleep(linger).await;
         }
         self.stop_admin.send_replace(true);
         let _ = self.admin_task.await;
@@ -231,10 +235,15 @@ pub fn serve(config: ConfigHandle) -> anyhow::Result<()> {
             }
         }
         tracing::info!("stopping");
-        // A second signal does not wait for anybody.
+        let mut app = app;
+        // A second signal does not wait for anybody: what is dropped here are the calls still in flight.
         tokio::select! {
-            () = app.stop() => {}
-            () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
+            () = app.drain() => {}
+            () = signals.stop() => anyhow::bail!("stopped at once by a second signal; calls in flight were cut off"),
+        }
+        tokio::select! {
+            () = app.linger() => {}
+            () = signals.stop() => {}
         }
         Ok(())
     });
@@ -284,19 +293,30 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
     })
 }
 
-/// Takes every later configuration over.
+/// Takes every later configuration over, and tells what became of each reload.
 fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) {
+    let mut reloads = config.subscribe_reloads();
+    let metrics = rooms.metrics.clone();
+    tokio::spawn(async move {
+        while reloads.changed().await.is_ok() {
+            let (successful, last_success) = {
+                let status = reloads.borrow_and_update();
+                (status.successful, status.last_success)
+            };
+            metrics.config_reloaded(successful, last_success);
+        }
+    });
     let mut changes = config.subscribe();
-    let (config, rooms, spine) = (config.clone(), Arc::downgrade(rooms), Arc::downgrade(spine));
+    let (rooms, spine) = (Arc::downgrade(rooms), Arc::downgrade(spine));
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let (Some(rooms), Some(spine)) = (rooms.upgrade(), spine.upgrade()) else { return };
             let current = changes.borrow_and_update().clone();
-            match (snapshot(&current), meter_config(&current)) {
+            match (snapshot(&current, &rooms.metrics), meter_config(&current)) {
                 (Ok(snapshot), Ok(meter)) => {
                     spine.swap(snapshot);
                     rooms.meter.reload(meter);
-                    tell_metrics(&rooms, &config);
+                    tell_metrics(&rooms, &current);
                 }
                 (Err(error), _) | (_, Err(error)) => {
                     rooms.metrics.config_reloaded(false, SystemTime::now());
@@ -310,10 +330,8 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
     });
 }
 
-fn tell_metrics(rooms: &Rooms, config: &ConfigHandle) {
-    let status = config.status();
-    rooms.metrics.set_key_thresholds(&config.current().keys);
-    rooms.metrics.config_reloaded(status.successful, status.last_success);
+fn tell_metrics(rooms: &Rooms, config: &Config) {
+    rooms.metrics.set_key_thresholds(&config.keys);
     if let Some(date) = rooms.meter.prices().timestamp() {
         rooms.metrics.price_book(date);
     }
@@ -321,7 +339,54 @@ fn tell_metrics(rooms: &Rooms, config: &ConfigHandle) {
 
 // === configuration to rooms ===
 
-fn snapshot(config: &Config) -> anyhow::Result<Snapshot> {
+/// What the rooms cannot use of a configuration whose values are right one by one. Nothing is kept of what is built here.
+pub fn misfits(config: &Config) -> Vec<Misfit> {
+    let name = |name: &str| Step::Name(name.to_owned());
+    let mut misfits = Vec::new();
+    if !config.providers.is_empty() {
+        misfits.extend(Catalog::build(&config.providers).err().into_iter().flatten().map(|error| Misfit {
+            path: vec![name("providers"), name(&error.id), name(error.field)],
+            text: error.message,
+        }));
+    }
+    if !config.rules.is_empty() {
+        misfits.extend(Rules::build(&config.rules).err().into_iter().flatten().map(|error| Misfit {
+            path: vec![name("rules"), Step::Item(error.index), name(error.field)],
+            text: error.problem,
+        }));
+    }
+    let mut file = |path: Vec<Step>, used: anyhow::Result<()>| {
+        if let Err(error) = used {
+            misfits.push(Misfit { path, text: format!("{error:#}") });
+        }
+    };
+    file(vec![name("prices"), name("book")], price_book(config).map(drop));
+    if let Some(path) = &config.upstream.ca_file {
+        file(vec![name("upstream"), name("ca_file")], Roots::check(path));
+    }
+    for provider in &config.providers {
+        if let Some(path) = &provider.ca_file {
+            file(vec![name("providers"), name(&provider.id), name("ca_file")], Roots::check(path));
+        }
+    }
+    if let Some(path) = config.otlp.as_ref().and_then(|otlp| otlp.ca_file.as_ref()) {
+        file(vec![name("export"), name("otlp"), name("ca_file")], Roots::check(path));
+    }
+    misfits
+}
+
+/// The book that config names; `None` for the embedded one.
+fn price_book(config: &Config) -> anyhow::Result<Option<PriceBook>> {
+    let Some(path) = &config.price_book else { return Ok(None) };
+    let shown = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("{shown}: cannot be read; check path and mode"))?;
+    let written = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    PriceBook::from_json(&bytes, written, config.prices.clone()).map(Some).with_context(|| shown.to_string())
+}
+
+fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
+    let connections = metrics.clone();
+    let opened: Opened = Arc::new(move || Box::new(connections.connection(Side::Upstream)));
     let catalog = Catalog::build(&config.providers).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("providers: {}", lines.join("; "))
@@ -332,33 +397,28 @@ fn snapshot(config: &Config) -> anyhow::Result<Snapshot> {
         http2: config.upstream.http2,
         ca_files: config.upstream.ca_file.iter().chain(own).cloned().collect(),
         proxy: config.upstream.proxy.clone(),
+        header_bytes: usize::try_from(config.limits.header_bytes).unwrap_or(usize::MAX),
     };
     let mut own = Vec::new();
     for provider in catalog.providers().filter(|provider| provider.ca_file.is_some()) {
-        own.push((Arc::clone(&provider.id), Arc::new(Upstream::new(&settings(provider.ca_file.as_ref()))?)));
+        own.push((Arc::clone(&provider.id), Arc::new(Upstream::new(&settings(provider.ca_file.as_ref()), &opened)?)));
     }
     Ok(Snapshot {
         catalog,
-        upstream: Upstreams { shared: Arc::new(Upstream::new(&settings(None))?), own },
+        upstream: Upstreams { shared: Arc::new(Upstream::new(&settings(None), &opened)?), own },
         idle_timeout: config.upstream.idle_timeout,
         salt: config.fingerprint_salt.expose().as_bytes().to_vec(),
         client: config.app().map(Arc::from),
         inject_usage: config.usage.inject,
+        propagation: config.trace.propagation,
         strip_context: config.trace.strip_context,
+        keep_url: config.trace.url,
     })
 }
 
 fn meter_config(config: &Config) -> anyhow::Result<MeterConfig> {
-    let prices = match &config.price_book {
-        None => PriceBook::bundled(config.prices.clone()),
-        Some(path) => {
-            let shown = path.display();
-            let bytes = std::fs::read(path).with_context(|| format!("price_book {shown}: cannot be read"))?;
-            let written = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-            PriceBook::from_json(&bytes, written, config.prices.clone())
-                .with_context(|| format!("price_book {shown}: not a genai-prices book"))?
-        }
-    };
+    let prices = price_book(config).context("prices.book")?;
+    let prices = prices.unwrap_or_else(|| PriceBook::bundled(config.prices.clone()));
     let rules = Rules::build(&config.rules).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("rules: {}", lines.join("; "))
@@ -388,7 +448,7 @@ fn metrics_config(config: &Config) -> MetricsConfig {
         max_accounts: config.limits.accounts as usize,
         exemplars: config.metrics.exemplars,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        revision: crate::cli::REVISION.to_owned(),
+        revision: crate::REVISION.to_owned(),
     }
 }
 
@@ -401,31 +461,24 @@ fn export_settings(config: &Config) -> ExportSettings {
     let trace = &config.trace;
     let traces = TraceSettings {
         otlp: OtlpSettings {
-            traces_endpoint: Some(otlp.endpoint.to_string()),
-            protocol: match otlp.protocol {
-                config::OtlpProtocol::HttpProtobuf => OtlpProtocol::HttpProtobuf,
-                config::OtlpProtocol::Grpc => OtlpProtocol::Grpc,
-            },
+            endpoint: Some(otlp.endpoint.clone()),
+            protocol: otlp.protocol,
             headers: OtlpHeaders(
                 otlp.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
             ),
             timeout: otlp.timeout,
+            gzip: otlp.compression == OtlpCompression::Gzip,
             ca_file: otlp.ca_file.clone(),
-            ..OtlpSettings::default()
+            client_certificate: otlp.client_certificate.clone(),
+            client_key: otlp.client_key.clone(),
         },
-        profile: match trace.profile {
-            config::TraceProfile::Full => Profile::Full,
-            config::TraceProfile::ErrorsAndCost => Profile::ErrorsAndCost,
-            config::TraceProfile::Off => Profile::Off,
-        },
-        semconv: match trace.semconv {
-            config::Semconv::Latest => Semconv::Latest,
-            config::Semconv::V1_41 => Semconv::V1_41,
-        },
+        profile: trace.profile,
+        semconv: trace.semconv,
+        server_span: trace.server_span,
         sampling: Sampling {
             parent_based: trace.parent_based,
             ratio: trace.sample,
-            keep_notable: true,
+            keep_notable: trace.keep_notable,
             keep_cost: trace.keep_usd,
             keep_duration: trace.keep_duration,
             keep_unsampled_errors: trace.keep_unsampled_errors,
@@ -435,7 +488,7 @@ fn export_settings(config: &Config) -> ExportSettings {
         max_queue: otlp.queue_spans,
         max_batch: otlp.batch_spans,
         delay: otlp.batch_delay,
-        ..TraceSettings::default()
+        batch_timeout: otlp.batch_timeout,
     };
     ExportSettings { log, traces }
 }
@@ -447,12 +500,16 @@ struct Status {
     config: ConfigHandle,
     proxy: SocketAddr,
     admin: SocketAddr,
-    draining: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 impl admin::StatusSource for Status {
     fn ready(&self) -> Result<(), String> {
-        if *self.draining.borrow() { Err("stopping".to_owned()) } else { Ok(()) }
+        if *self.phase.borrow() == Phase::Serving { Ok(()) } else { Err("stopping".to_owned()) }
+    }
+
+    fn fix(&self, id: &str, worked: Option<Duration>) -> Option<String> {
+        self.rooms.meter.fix(id, worked)
     }
 
     fn status(&self) -> admin::RoomStatus {

@@ -22,12 +22,6 @@ use crate::config::{Config, ConfigError, ConfigHandle, Environment, Loaded, Sour
 
 pub use fingerprint::family;
 
-/// Git revision of this build; `unknown` when the build did not set `KEYTALLY_REVISION`.
-pub const REVISION: &str = match option_env!("KEYTALLY_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
-};
-
 /// How the process ends. Scripts may rely on these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -160,6 +154,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     if cli.version {
         return print(&version());
     }
+    forbid_core_dumps();
     match cli.command.unwrap_or(Command::Serve(cli.serve)) {
         Command::Serve(args) => serve(args),
         Command::Check(args) => check(&source(args, None, None)),
@@ -170,14 +165,23 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     }
 }
 
+/// Memory holds keys and prompts: a crash must not write it to disk, nor another process of the same user read it.
+fn forbid_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    // Neither can fail on a system that has it; where one does, the process is no worse off than without.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
 /// `keytally 0.1.0 (revision)`.
 fn version() -> String {
-    format!("keytally {} ({REVISION})\n", env!("CARGO_PKG_VERSION"))
+    format!("keytally {} ({})\n", env!("CARGO_PKG_VERSION"), crate::REVISION)
 }
 
 fn source(args: ConfigArgs, listen: Option<SocketAddr>, admin: Option<SocketAddr>) -> Source {
     let path = args.config.filter(|path| !path.as_os_str().is_empty());
-    Source { path, env: Environment::default(), listen, admin }
+    Source { path, env: Environment::default(), listen, admin, rooms: Some(crate::app::misfits) }
 }
 
 fn serve(args: ServeArgs) -> Exit {

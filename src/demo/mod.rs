@@ -165,9 +165,10 @@ where
     }
     .await;
     drop(traffic);
-    drop(simulators);
     output.finish(&view);
     sidecar.stop.await;
+    // Last: a provider that vanished would be a network error in the sidecar's eyes.
+    drop(simulators);
     ended
 }
 
@@ -187,6 +188,8 @@ async fn simulated_providers(
         overrides.push(ProviderOverride {
             id: (*id).to_owned(),
             base_url: Some(base_url),
+            // It stands for the real one in every respect, key findings included.
+            hosts: vec![simulator.address().to_string()],
             ..ProviderOverride::default()
         });
         simulators.push(simulator);

@@ -117,7 +117,7 @@ impl Recording {
             None => raw.body.into_bytes(),
         };
         let headers = pairs(&raw.headers);
-        let id = ID.captures(&body).and_then(|found| String::from_utf8(found[1].to_vec()).ok());
+        let id = answer_id(&body);
         let pieces = pieces(&headers, Bytes::from(body));
         Self {
             verb: verb(&raw.path).to_owned(),
@@ -157,9 +157,13 @@ fn with_ending(id: &str, ending: &str) -> String {
     format!("{}{ending}", id.get(..kept).unwrap_or(""))
 }
 
-/// The id of an answer in each format; the first one in it.
-static ID: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r#""(?:id|responseId)"\s*:\s*"([^"\\]+)""#).expect("a fixed pattern"));
+/// The answer's own id, where its format has one: in the body, or in a stream's first event.
+fn answer_id(body: &[u8]) -> Option<String> {
+    let start = memchr::memchr(b'{', body)?;
+    let first = serde_json::Deserializer::from_slice(&body[start..]).into_iter::<serde_json::Value>().next()?.ok()?;
+    let found = ["/id", "/responseId", "/message/id", "/response/id"].iter().find_map(|place| first.pointer(place));
+    found?.as_str().map(str::to_owned)
+}
 
 fn rewrite(piece: &Bytes, model: Option<&str>, factor: u64, id: Option<&(&str, String)>) -> Bytes {
     static COUNT: LazyLock<Regex> = LazyLock::new(|| {

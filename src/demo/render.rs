@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use unicode_width::UnicodeWidthChar;
 
-use crate::call::{Money, Outcome};
+use crate::call::{Finding, Money, Outcome};
 
 use super::view::{CallRow, KeyRow, LATEST, Problem, RECENT, View};
 
 /// Widest text that is drawn; a line longer than this reads badly.
 pub const MAX_WIDTH: usize = 170;
+
+/// Lines for what is wrong, at most.
+const MOST_PROBLEM_LINES: usize = 6;
 
 /// The screen that is drawn for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,19 +68,19 @@ type Cell = Vec<(String, Style)>;
 /// The whole screen, at most `screen.height` lines, each ending in a line feed.
 pub fn render(view: &View, screen: Screen) -> String {
     let screen = Screen { width: screen.width.min(MAX_WIDTH), ..screen };
-    let problems = view.problems();
     // Fixed lines: title, script, two heads, four rules, sums. What is wrong and the latest calls share the rest of a tall
-    // screen, so that a new problem moves nothing; on a short one the keys give way first to them, then they to the keys.
+    // screen, so that a new problem moves nothing; on a short one they and the keys get half each.
     let free = screen.height.saturating_sub(9);
-    let problem_lines = (2 * problems.len()).clamp(1, 6).min(free);
-    let shared = LATEST.max(problem_lines + 1);
+    let mut wrong = wrong(view, screen);
+    wrong.truncate(free.min(MOST_PROBLEM_LINES));
+    let shared = LATEST.max(wrong.len() + 1);
     let key_lines = view.keys.len().min(free.saturating_sub(shared)).max(free.min(view.keys.len()) / 2);
-    let call_lines = shared.min(free.saturating_sub(key_lines)).saturating_sub(problem_lines);
+    let call_lines = shared.min(free.saturating_sub(key_lines)).saturating_sub(wrong.len());
 
     let mut lines = vec![title(view, screen), script(view, screen), rule(screen)];
     keys(view, screen, key_lines, &mut lines);
     lines.push(rule(screen));
-    wrong(&problems, screen, problem_lines, &mut lines);
+    lines.append(&mut wrong);
     lines.push(rule(screen));
     calls(view, screen, call_lines, &mut lines);
     lines.push(rule(screen));
@@ -99,7 +102,10 @@ pub fn summary_line(view: &View) -> String {
         count(totals.output_tokens),
     );
     if let Some((row, problem)) = view.problems().first() {
-        text.push_str(&format!("  |  {} {}{}", clean(&row.key), problem.outcome, evidence(problem)));
+        text.push_str(&format!("  |  {} {}{}", clean(&shown_key(&row.key)), problem.outcome, evidence(problem)));
+        if !problem.findings.is_empty() {
+            text.push_str(&format!("  {}", words(&problem.findings)));
+        }
         if let Some(fix) = &problem.fix {
             text.push_str(&format!("  first fix: {}", clean(fix)));
         }
@@ -142,14 +148,14 @@ pub fn clean(text: &str) -> String {
 fn title(view: &View, screen: Screen) -> Line {
     let mut line = Line::new(screen);
     line.put(" keytally ", Style::Brand);
-    line.put(concat!(env!("CARGO_PKG_VERSION"), " demo  "), Style::Dim);
+    line.put(concat!(" ", env!("CARGO_PKG_VERSION"), " demo  "), Style::Dim);
     line.put(&clock(view.elapsed), Style::Bold);
     line.put("   proxy ", Style::Dim);
     line.put(&format!("http://{}", view.proxy), Style::Info);
     if screen.width >= 100 {
         line.put("   metrics ", Style::Dim);
         line.put(&format!("http://{}/metrics", view.admin), Style::Info);
-        if screen.width >= 125 {
+        if screen.width >= 136 {
             line.put("   status ", Style::Dim);
             line.put(&format!("http://{}/status", view.admin), Style::Info);
         }
@@ -171,15 +177,15 @@ fn script(view: &View, screen: Screen) -> Line {
 }
 
 const KEY_COLUMNS: &[Column] = &[
-    Column { title: "key", min: 14, max: 20, right: false, spare: 0 },
+    Column { title: "key", min: 13, max: 20, right: false, spare: 0 },
     Column { title: "team", min: 9, max: 10, right: false, spare: 4 },
     Column { title: "provider", min: 10, max: 20, right: false, spare: 0 },
     Column { title: "calls", min: 5, max: 6, right: true, spare: 0 },
     Column { title: "tok in", min: 6, max: 7, right: true, spare: 3 },
     Column { title: "out", min: 6, max: 7, right: true, spare: 3 },
     Column { title: "spend", min: 8, max: 9, right: true, spare: 0 },
-    Column { title: "$/hour", min: 7, max: 8, right: true, spare: 2 },
-    Column { title: "ok", min: 5, max: 5, right: true, spare: 0 },
+    Column { title: "$/hour", min: 6, max: 8, right: true, spare: 2 },
+    Column { title: "ok", min: 4, max: 5, right: true, spare: 0 },
     Column { title: "last calls", min: RECENT, max: RECENT, right: false, spare: 5 },
     Column { title: "last outcome", min: 19, max: 44, right: false, spare: 0 },
 ];
@@ -200,77 +206,112 @@ fn keys(view: &View, screen: Screen, height: usize, lines: &mut Vec<Line>) {
 
 fn key_cells(view: &View, row: &KeyRow) -> Vec<Cell> {
     let one = |text: String, style| vec![(text, style)];
-    let (rate, unusual) = view.rate(row);
+    let rate = view.rate(row);
+    let idle = view.is_idle(row);
+    let or_dim = |style| if idle { Style::Dim } else { style };
     let failing = row.recent.back().is_some_and(|outcome| outcome.is_failure());
     let key_style = match () {
+        () if idle || row.key == "none" => Style::Dim,
         () if failing => Style::Alarm,
-        () if row.key == "none" => Style::Dim,
         () => Style::Bold,
     };
     let recent = row.recent.iter().map(|outcome| match outcome {
-        Outcome::Ok => ("▪".to_owned(), Style::Good),
-        other if other.is_failure() => ("✗".to_owned(), Style::Bad),
+        Outcome::Ok => ("▪".to_owned(), or_dim(Style::Good)),
+        other if other.is_failure() => ("✗".to_owned(), or_dim(Style::Bad)),
         _ => ("-".to_owned(), Style::Dim),
     });
     let mut last = Cell::new();
     if let Some(outcome) = row.recent.back() {
-        last.push((outcome.as_str().to_owned(), style_of(*outcome)));
-        let findings: Vec<_> = row.findings.iter().map(|finding| finding.as_str()).collect();
-        if !findings.is_empty() {
-            last.push((format!(" {}", findings.join(" ")), Style::Warn));
-        } else if unusual {
-            last.push((" spend far above its usual".to_owned(), Style::Warn));
+        last.push((outcome.as_str().to_owned(), or_dim(style_of(*outcome))));
+        if !row.findings.is_empty() {
+            last.push((format!(" {}", words(&row.findings)), or_dim(Style::Warn)));
         }
     }
     vec![
-        one(if row.key == "none" { "(no key)".to_owned() } else { row.key.clone() }, key_style),
+        one(shown_key(&row.key), key_style),
         one(if row.team.is_empty() { "-".to_owned() } else { row.team.clone() }, Style::Dim),
         one(row.providers.join(" "), Style::Plain),
         one(row.calls.to_string(), Style::Plain),
         one(count(row.input_tokens), Style::Plain),
         one(count(row.output_tokens), Style::Plain),
         one(usd(row.spend, 4), Style::Plain),
-        one(format!("{rate:.2}"), if unusual { Style::Alarm } else { Style::Dim }),
+        one(format!("{:.2}", rate.now), if rate.unusual.is_some() { Style::Alarm } else { Style::Dim }),
         one(percent(row.calls, row.failures), if row.failures == 0 { Style::Good } else { Style::Warn }),
         recent.collect(),
         last,
     ]
 }
 
-fn wrong(problems: &[(&KeyRow, &Problem)], screen: Screen, height: usize, lines: &mut Vec<Line>) {
-    let end = lines.len() + height;
-    if problems.is_empty() && height > 0 {
+/// What is wrong now and what to do first, newest first; at least one line.
+fn wrong(view: &View, screen: Screen) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (row, problem) in view.problems() {
+        let mut line = Line::new(screen);
+        line.put(" ✗ ", Style::Alarm);
+        line.put(&shown_key(&row.key), Style::Bold);
+        line.put("  ", Style::Plain);
+        line.put(problem.outcome.as_str(), Style::Alarm);
+        line.put(&evidence(problem), Style::Plain);
+        if !problem.findings.is_empty() {
+            line.put(&format!("  {}", words(&problem.findings)), Style::Warn);
+        }
+        let (since, last) = (clock(problem.since), clock(problem.last));
+        let times = format!("  {} from {since} to {last}, fault: {}", times(problem.count), problem.fault);
+        line.put(&times, Style::Dim);
+        lines.push(line);
+        let label = "   first fix: ";
+        let fix = wrap(&clean(problem.fix.as_deref().unwrap_or("-")), screen.width.saturating_sub(label.len()), 2);
+        for (index, part) in fix.iter().enumerate() {
+            let mut line = Line::new(screen);
+            line.put(if index == 0 { label } else { "              " }, Style::Info);
+            line.put(part, Style::Plain);
+            lines.push(line);
+        }
+    }
+    for row in &view.keys {
+        let rate = view.rate(row);
+        let Some(times) = rate.unusual else { continue };
+        let mut line = Line::new(screen);
+        line.put(" ! ", Style::Warn);
+        line.put(&row.key, Style::Bold);
+        line.put(&format!("  spends ${:.2} an hour, {times:.0} times its usual", rate.now), Style::Warn);
+        lines.push(line);
+    }
+    if lines.is_empty() {
         let mut line = Line::new(screen);
         line.put(" ✓ ", Style::Good);
         line.put("no key is failing", Style::Dim);
         lines.push(line);
     }
-    // A single line is enough to name a problem, two to say what to do.
-    for (row, problem) in problems.iter().take(height.div_ceil(2)) {
-        let mut line = Line::new(screen);
-        line.put(" ✗ ", Style::Alarm);
-        line.put(&row.key, Style::Bold);
-        line.put("  ", Style::Plain);
-        line.put(problem.outcome.as_str(), Style::Alarm);
-        line.put(&evidence(problem), Style::Plain);
-        if !problem.findings.is_empty() {
-            let findings: Vec<_> = problem.findings.iter().map(|finding| finding.as_str()).collect();
-            line.put(&format!("  {}", findings.join(" ")), Style::Warn);
+    lines
+}
+
+/// A key's name; the records' `none` reads badly in a table.
+fn shown_key(key: &str) -> String {
+    if key == "none" { "(no key)".to_owned() } else { key.to_owned() }
+}
+
+fn words(findings: &[Finding]) -> String {
+    findings.iter().map(|finding| finding.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// Breaks text between words into at most `most` lines; the last one takes the rest.
+fn wrap(text: &str, width: usize, most: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let fits = lines.last().is_none_or(|line| line.is_empty() || width_of(line) + 1 + width_of(word) <= width);
+        let last = lines.len() == most;
+        match lines.last_mut() {
+            Some(line) if fits || last => {
+                if !line.is_empty() {
+                    line.push(' ');
+                }
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
         }
-        let times = format!("  {} since {}, fault: {}", times(problem.count), clock(problem.since), problem.fault);
-        line.put(&times, Style::Dim);
-        lines.push(line);
-        if lines.len() == end {
-            return;
-        }
-        let mut line = Line::new(screen);
-        line.put("   first fix: ", Style::Info);
-        line.put(problem.fix.as_deref().unwrap_or("-"), Style::Plain);
-        lines.push(line);
     }
-    while lines.len() < end {
-        lines.push(Line::new(screen));
-    }
+    lines
 }
 
 const CALL_COLUMNS: &[Column] = &[
@@ -278,7 +319,7 @@ const CALL_COLUMNS: &[Column] = &[
     Column { title: "key", min: 13, max: 20, right: false, spare: 0 },
     Column { title: "provider", min: 10, max: 11, right: false, spare: 0 },
     Column { title: "operation", min: 16, max: 16, right: false, spare: 4 },
-    Column { title: "model", min: 16, max: 34, right: false, spare: 3 },
+    Column { title: "model", min: 18, max: 34, right: false, spare: 3 },
     Column { title: "outcome", min: 19, max: 20, right: false, spare: 0 },
     Column { title: "tok in", min: 6, max: 6, right: true, spare: 5 },
     Column { title: "out", min: 6, max: 6, right: true, spare: 5 },
@@ -312,7 +353,7 @@ fn call_cells(call: &CallRow) -> Vec<Cell> {
     };
     vec![
         one(clock(call.at), Style::Dim),
-        one(if call.key == "none" { "(no key)".to_owned() } else { call.key.clone() }, Style::Plain),
+        one(shown_key(&call.key), Style::Plain),
         one(call.provider.clone(), Style::Plain),
         one(call.operation.to_owned(), Style::Plain),
         one(call.model.clone(), Style::Plain),
@@ -349,7 +390,8 @@ fn evidence(problem: &Problem) -> String {
     if let Some(status) = problem.status {
         text.push_str(&format!("  HTTP {status}"));
     }
-    if let Some(code) = &problem.code {
+    // Google's code is the status once more.
+    if let Some(code) = problem.code.as_ref().filter(|code| problem.status.is_none_or(|s| **code != s.to_string())) {
         text.push_str(&format!(" {}", clean(code)));
     }
     text.push_str(&format!("  {} {}", clean(&problem.provider), clean(&problem.model)));
@@ -419,7 +461,10 @@ fn percent(calls: u64, failures: u64) -> String {
 fn share(part: Money, whole: Money) -> String {
     match whole.as_f64() {
         zero if zero <= 0.0 => "0.0%".to_owned(),
-        whole => format!("{:.1}%", part.as_f64() / whole * 100.0),
+        whole => match part.as_f64() / whole * 100.0 {
+            little if little > 0.0 && little < 0.1 => "<0.1%".to_owned(),
+            percent => format!("{percent:.1}%"),
+        },
     }
 }
 
@@ -555,7 +600,7 @@ impl Style {
 mod tests {
     use super::super::view::tests::{record, view};
     use super::*;
-    use crate::call::{Finding, UsageSource};
+    use crate::call::UsageSource;
 
     /// A screen full of everything: long names, failures, findings, estimates.
     fn busy() -> View {
@@ -570,7 +615,7 @@ mod tests {
         bad.error_code = Some("invalid_api_key".to_owned());
         bad.findings = vec![Finding::KeyUnexpanded, Finding::KeyWrongProvider];
         bad.cost = None;
-        for fix in ["put a live key of this provider in place and restart what still holds the old one", ""] {
+        for fix in ["", "put a live key of this provider in place and restart what still holds the old one "] {
             view.observe(&bad, Some(fix.repeat(3)));
         }
         let mut left = record("laptop-ana", Outcome::ClientCancelled);
@@ -677,6 +722,28 @@ mod tests {
     fn a_short_screen_says_what_it_leaves_out() {
         let text = render(&busy(), Screen { width: 100, height: 22, color: false });
         assert!(text.contains("more; a taller window shows them"), "{text}");
+    }
+
+    #[test]
+    fn long_advice_goes_on_in_a_second_line_and_moves_nothing() {
+        let view = busy();
+        let screen = Screen { width: 100, height: 50, color: false };
+        let text = render(&view, screen);
+        let at = text.lines().position(|line| line.starts_with("   first fix: ")).expect("a fix");
+        let next = text.lines().nth(at + 1).expect("a line after it");
+        assert!(next.starts_with("              ") && !next.trim().is_empty(), "{text}");
+        let mut quiet = busy();
+        for row in &mut quiet.keys {
+            row.problem = None;
+        }
+        assert_eq!(render(&quiet, screen).lines().count(), text.lines().count());
+    }
+
+    #[test]
+    fn words_are_wrapped_and_the_last_line_takes_the_rest() {
+        assert_eq!(wrap("one two three four", 8, 2), ["one two", "three four"]);
+        assert_eq!(wrap("", 8, 2), [""]);
+        assert_eq!(wrap("averylongword", 4, 2), ["averylongword"]);
     }
 
     #[test]

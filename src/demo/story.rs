@@ -151,6 +151,7 @@ pub const ACTORS: &[Actor] = &[
         provider: "mistral",
         calls: &[
             call(Api::Chat, "mistral-small-latest", true, false),
+            call(Api::Chat, "mistral-small-latest", true, true),
             call(Api::Chat, "mistral-small-latest", false, false),
             call(Api::Chat, "mistral-large-latest", false, true),
         ],

@@ -19,8 +19,9 @@ pub const LATEST: usize = 12;
 pub const RECENT: usize = 12;
 /// Costs that a key's rate is made of, at most.
 const SPENT: usize = 1_000;
-/// Spend this many times the usual is shown as unusual.
-const UNUSUAL: f64 = 4.0;
+/// Spend this many times the usual is shown as unusual, from [`WORTH_SAYING`] dollars an hour on.
+const UNUSUAL: f64 = 6.0;
+const WORTH_SAYING: f64 = 1.0;
 
 /// Everything on the screen.
 #[derive(Debug)]
@@ -72,7 +73,13 @@ pub struct KeyRow {
     pub problem: Option<Problem>,
     /// When its first call ended.
     first: Duration,
+    /// When its last call ended.
+    pub last: Duration,
     spent: VecDeque<(Duration, Money)>,
+    /// Spend of the window that runs now, and when it began.
+    open: (Duration, Money),
+    /// Spend of earlier windows with any, and how long those were together.
+    closed: (Duration, Money),
 }
 
 /// A failure, as the record tells it.
@@ -131,6 +138,15 @@ pub struct CallRow {
     pub first_output: Option<Duration>,
     /// To the end.
     pub total: Duration,
+}
+
+/// How fast a key spends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Dollars an hour at the pace of the last window.
+    pub now: f64,
+    /// How many times its usual rate this is, when that is worth saying.
+    pub unusual: Option<f64>,
 }
 
 /// Sums over all calls.
@@ -218,6 +234,8 @@ impl View {
         row.spend += cost;
         push(&mut row.recent, record.outcome, RECENT);
         push(&mut row.spent, (now, cost), SPENT);
+        row.open.1 += cost;
+        row.last = now;
         row.findings.clone_from(&record.findings);
         if !row.providers.iter().any(|provider| **provider == *record.provider) {
             row.providers.push(record.provider.to_string());
@@ -246,6 +264,12 @@ impl View {
         self.elapsed = elapsed;
         self.scene = scene;
         for row in &mut self.keys {
+            if elapsed.saturating_sub(row.open.0) >= self.window {
+                if row.open.1 > Money::ZERO {
+                    row.closed = (row.closed.0 + elapsed.saturating_sub(row.open.0), row.closed.1 + row.open.1);
+                }
+                row.open = (elapsed, Money::ZERO);
+            }
             row.problem.take_if(|problem| elapsed.saturating_sub(problem.last) > self.window);
             while row.spent.front().is_some_and(|(at, _)| elapsed.saturating_sub(*at) > self.window) {
                 row.spent.pop_front();
@@ -260,17 +284,21 @@ impl View {
         all
     }
 
-    /// Dollars an hour at the pace of the last window, and whether that is far above what this key spent before.
-    pub fn rate(&self, row: &KeyRow) -> (f64, bool) {
-        let seen = self.elapsed.saturating_sub(row.first);
-        let window = self.window.min(seen.max(Duration::from_millis(1)));
+    /// What this key spends.
+    pub fn rate(&self, row: &KeyRow) -> Rate {
+        let window = self.window.min(self.elapsed.saturating_sub(row.first));
         let spent: Money = row.spent.iter().map(|(_, cost)| *cost).sum();
-        // A rate over less than a second is noise.
-        let hourly = |money: f64, time: Duration| money * 3_600.0 / time.as_secs_f64().max(1.0);
-        let before = seen.saturating_sub(self.window);
-        let usual = hourly(row.spend.as_f64() - spent.as_f64(), before);
-        let now = hourly(spent.as_f64(), window);
-        (now, before > self.window && now > UNUSUAL * usual && now > 0.05)
+        let now = hourly(spent, window);
+        // What it spent while it spent anything: a key that was broken for a while is not a spender afterwards.
+        let usual =
+            Some(row.closed).filter(|(time, _)| *time >= 2 * self.window).map(|(time, money)| hourly(money, time));
+        let times = usual.filter(|usual| *usual > 0.0).map(|usual| now / usual);
+        Rate { now, unusual: times.filter(|times| *times >= UNUSUAL && now >= WORTH_SAYING) }
+    }
+
+    /// Whether this key has not been used for a while.
+    pub fn is_idle(&self, row: &KeyRow) -> bool {
+        self.elapsed.saturating_sub(row.last) > self.window
     }
 
     /// The row of a record's key: named keys come first, by name of team and key; the others in the order of arrival.
@@ -286,6 +314,7 @@ impl View {
             key: key.to_owned(),
             team: record.team.as_deref().unwrap_or("").to_owned(),
             first: self.elapsed,
+            open: (self.elapsed, Money::ZERO),
             ..KeyRow::default()
         };
         let rank = |row: &KeyRow| (row.team.is_empty(), row.team.clone(), row.key.clone());
@@ -297,6 +326,11 @@ impl View {
         self.keys.insert(index, row);
         self.keys.get_mut(index)
     }
+}
+
+/// A rate over less than a second would be noise.
+fn hourly(money: Money, time: Duration) -> f64 {
+    money.as_f64() * 3_600.0 / time.as_secs_f64().max(1.0)
 }
 
 fn push<T>(queue: &mut VecDeque<T>, value: T, capacity: usize) {
@@ -335,6 +369,7 @@ pub(super) mod tests {
             server_address: "127.0.0.1".into(),
             server_port: 1,
             method: "POST".to_owned(),
+            url: None,
             request_model: Some("gpt-4.1".to_owned()),
             response_model: None,
             priced_model: None,
@@ -364,6 +399,7 @@ pub(super) mod tests {
             cost: Money::parse("0.0036"),
             cost_stated: false,
             partly_priced: false,
+            unpriced_tokens: 0,
             unpriced_reason: None,
             service_tier: None,
             request_service_tier: None,
@@ -456,16 +492,43 @@ pub(super) mod tests {
             tick(&mut view, second);
             view.observe(&record("a", Outcome::Ok), None);
         }
-        let (usual, unusual) = view.rate(&view.keys[0]);
-        assert!((12.0..15.0).contains(&usual) && !unusual, "{usual} {unusual}: $0.0036 a second is $12.96 an hour");
+        let rate = view.rate(&view.keys[0]);
+        assert!(
+            (12.0..15.0).contains(&rate.now) && rate.unusual.is_none(),
+            "{rate:?}: $0.0036 a second, $12.96 an hour"
+        );
         for second in 120..130 {
             tick(&mut view, second);
             for _ in 0..20 {
                 view.observe(&record("a", Outcome::Ok), None);
             }
         }
-        let (rate, unusual) = view.rate(&view.keys[0]);
-        assert!(rate > 60.0 && unusual, "{rate} {unusual}");
+        let rate = view.rate(&view.keys[0]);
+        assert!(rate.now > 60.0 && rate.unusual.is_some_and(|times| (6.0..20.0).contains(&times)), "{rate:?}");
+    }
+
+    #[test]
+    fn a_key_that_works_again_is_no_big_spender() {
+        let mut view = view();
+        for second in 0..300 {
+            tick(&mut view, second);
+            let mut one = record("a", Outcome::AuthInvalid);
+            if (60..260).contains(&second) {
+                one.cost = None;
+            }
+            view.observe(&one, None);
+        }
+        assert_eq!(view.rate(&view.keys[0]).unusual, None);
+    }
+
+    #[test]
+    fn a_key_that_nobody_uses_is_idle() {
+        let mut view = view();
+        view.observe(&record("a", Outcome::Ok), None);
+        tick(&mut view, 19);
+        assert!(!view.is_idle(&view.keys[0]));
+        tick(&mut view, 21);
+        assert!(view.is_idle(&view.keys[0]));
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub struct ClientState {
     flushes: AtomicU64,
     flush_awaited: AtomicBool,
     flush_wakers: Mutex<Vec<Waker>>,
+    cut_off: AtomicBool,
 }
 
 /// While one of these lives, a call has been received whole and its answer is not complete.
@@ -76,6 +77,16 @@ impl ClientState {
             self.flush_awaited.store(false, Ordering::SeqCst);
             wakers.drain(..).for_each(Waker::wake);
         }
+    }
+
+    /// From now on calls that are dropped were cut off by the sidecar's shutdown.
+    pub fn cut_off(&self) {
+        self.cut_off.store(true, Ordering::Release);
+    }
+
+    /// The sidecar, not the application, ends the calls.
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Acquire)
     }
 }
 

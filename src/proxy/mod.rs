@@ -31,6 +31,19 @@ use crate::upstream::{FreshConnection, Upstream, UpstreamError};
 /// Header on answers that keytally made itself; its value is the reason.
 pub const GENERATED_HEADER: &str = "x-keytally-error";
 
+/// W3C Trace Context and Baggage, and both forms of B3.
+const TRACE_HEADERS: [&str; 9] = [
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
+];
+
 /// What one call sees of the configuration, from its first to its last byte.
 pub struct Snapshot {
     /// Providers.
@@ -45,8 +58,12 @@ pub struct Snapshot {
     pub client: Option<Arc<str>>,
     /// `usage.inject`: ask for usage on the application's behalf.
     pub inject_usage: bool,
-    /// Remove `traceparent`, `tracestate` and `baggage` before a request leaves.
+    /// Which trace headers of the application are read.
+    pub propagation: Propagation,
+    /// Remove trace headers and `baggage` before a request leaves.
     pub strip_context: bool,
+    /// `trace.url`: keep the address of a call, without its query.
+    pub keep_url: bool,
 }
 
 /// Upstream clients: one for all providers, and one for each that names its own certificate authority.
@@ -93,14 +110,14 @@ impl Proxy {
         if request.method() == Method::CONNECT
             || (request.uri().host().is_some() && request.version() < Version::HTTP_2)
         {
-            return self.refuse(&snapshot, &request, started, not_a_proxy());
+            return self.refuse(&snapshot, &request, &peer, started, not_a_proxy());
         }
         match snapshot.catalog.recognize_base_url(request.method(), target) {
             Ok(found) => self.forward(&snapshot, found, request, peer, started).await,
             Err(unknown) => {
                 let refusal =
                     Refusal { status: StatusCode::NOT_FOUND, why: GeneratedError::UnknownPrefix, body: unknown.body() };
-                self.refuse(&snapshot, &request, started, refusal)
+                self.refuse(&snapshot, &request, &peer, started, refusal)
             }
         }
     }
@@ -125,8 +142,9 @@ impl Proxy {
             text(&parts.headers, &CONTENT_ENCODING),
         );
         let guard = (self.in_flight)(&found.provider.id);
-        let call =
-            OpenCall::new(facts, started, Some(tap), Some(Arc::clone(&found.provider)), Arc::clone(&self.sink), guard);
+        let client = Arc::clone(&peer.client);
+        let provider = Some(Arc::clone(&found.provider));
+        let call = OpenCall::new(facts, started, Some(tap), provider, client, Arc::clone(&self.sink), guard);
 
         if let Err(error) = readdress(&mut parts, &found, upgrade, snapshot.strip_context) {
             return generated(&call, &found, GeneratedError::BadRequest, &error);
@@ -164,7 +182,10 @@ impl Proxy {
         let sent = send(upstream, request, is_upgrade, &call, snapshot.idle_timeout).await;
         cancelled.disarm();
         match sent {
-            Ok(answer) => pass_on(answer, call, &found, application, hide, snapshot.idle_timeout, peer.client),
+            Ok(answer) => {
+                let client = Arc::clone(&peer.client);
+                pass_on(answer, call, &found, application.zip(Some(peer)), hide, snapshot.idle_timeout, client)
+            }
             Err(_) if call.has_request_failed() => {
                 // The application is gone or broke its request off: nobody reads this answer.
                 call.finish(End::ClientCancelled, Reply::default(), |_| ());
@@ -178,6 +199,7 @@ impl Proxy {
         &self,
         snapshot: &Snapshot,
         request: &Request<Incoming>,
+        peer: &Peer,
         started: Instant,
         refusal: Refusal,
     ) -> Response<AnswerBody> {
@@ -185,7 +207,8 @@ impl Proxy {
             request: RequestFacts { method: method_name(request.method()), ..RequestFacts::default() },
             ..blank_facts(snapshot, request.headers())
         };
-        let call = OpenCall::new(facts, started, None, None, Arc::clone(&self.sink), Box::new(()));
+        let call =
+            OpenCall::new(facts, started, None, None, Arc::clone(&peer.client), Arc::clone(&self.sink), Box::new(()));
         call.fail(End::Refused, refusal.why, Some(refusal.status.as_u16()));
         own_answer(refusal.status, refusal.why, refusal.body)
     }
@@ -202,7 +225,7 @@ fn pass_on(
     answer: Response<Incoming>,
     call: Arc<OpenCall>,
     found: &Match,
-    application: Option<hyper::upgrade::OnUpgrade>,
+    application: Option<(hyper::upgrade::OnUpgrade, Peer)>,
     hide: Option<HideUsage>,
     idle_timeout: Duration,
     client: Arc<ClientState>,
@@ -214,18 +237,28 @@ fn pass_on(
     let upgraded =
         headers::upgrade_protocol(&parts.headers).filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS);
     headers::strip_hop_by_hop(&mut parts.headers);
-    if let (Some(protocol), Some(application)) = (upgraded, application) {
+    if let (Some(protocol), Some((application, mut peer))) = (upgraded, application) {
         headers::set_upgrade(&mut parts.headers, protocol);
         let extensions =
             parts.headers.get("sec-websocket-extensions").and_then(|value| value.to_str().ok()).map(str::to_owned);
         let provider = hyper::upgrade::on(Response::from_parts(parts.clone(), body));
         let decoder = decoder(found.protocol, 101, Some("application/x-ndjson"));
         tokio::spawn(async move {
-            match tokio::try_join!(application, provider) {
-                Ok((application, provider)) => {
-                    tunnel(application, provider, call, decoder, extensions.as_deref()).await
+            let joined = async {
+                match tokio::try_join!(application, provider) {
+                    Ok((application, provider)) => {
+                        tunnel(application, provider, Arc::clone(&call), decoder, extensions.as_deref()).await
+                    }
+                    Err(_) => call.finish(End::ClientCancelled, Reply::default(), |_| ()),
                 }
-                Err(_) => call.finish(End::ClientCancelled, Reply::default(), |_| ()),
+            };
+            tokio::select! {
+                () = joined => {}
+                // What is dropped here is the tunnel, which then ends its call as cut off.
+                () = async {
+                    peer.hold.cut_off().await;
+                    peer.client.cut_off();
+                } => {}
             }
         });
         return Response::from_parts(parts, AnswerBody::own(Vec::new()));
@@ -272,12 +305,9 @@ fn readdress(
     upgrade: Option<HeaderValue>,
     strip_context: bool,
 ) -> Result<(), String> {
-    let default_port = if found.scheme == http::uri::Scheme::HTTPS { 443 } else { 80 };
-    let authority =
-        if found.port == default_port { found.host.to_string() } else { format!("{}:{}", found.host, found.port) };
     parts.uri = Uri::builder()
         .scheme(found.scheme.clone())
-        .authority(authority)
+        .authority(authority_of(found))
         .path_and_query(found.path_and_query.as_str())
         .build()
         .map_err(|error| format!("the request's path cannot be sent on: {error}"))?;
@@ -289,7 +319,7 @@ fn readdress(
         headers::set_upgrade(&mut parts.headers, protocol);
     }
     if strip_context {
-        for name in ["traceparent", "tracestate", "baggage"] {
+        for name in TRACE_HEADERS {
             parts.headers.remove(name);
         }
     }
@@ -320,6 +350,7 @@ fn open_facts(snapshot: &Snapshot, method: &Method, headers: &HeaderMap, found: 
         request: RequestFacts {
             method: method_name(method),
             url_model: found.url_model.clone(),
+            url: snapshot.keep_url.then(|| address_of(found)),
             stream: found.stream,
             hash: target_hash(method, &found.path_and_query),
             sdk_retry_count: sdk_retry_count(headers),
@@ -337,7 +368,7 @@ fn blank_facts(snapshot: &Snapshot, headers: &HeaderMap) -> CallFacts {
     CallFacts {
         call_id: CallId::new(now),
         started: now,
-        trace: read_trace_context(headers, Propagation::default()),
+        trace: read_trace_context(headers, snapshot.propagation),
         way: Way::BaseUrl,
         provider: Arc::from("other"),
         price_as: None,
@@ -355,6 +386,17 @@ fn blank_facts(snapshot: &Snapshot, headers: &HeaderMap) -> CallFacts {
         generated: None,
         timing: Timing::default(),
     }
+}
+
+/// Where the call goes, without its query: some providers take the key there.
+fn address_of(found: &Match) -> String {
+    let path = found.path_and_query.split('?').next().unwrap_or_default();
+    format!("{}://{}{path}", found.scheme, authority_of(found)).chars().take(256).collect()
+}
+
+fn authority_of(found: &Match) -> String {
+    let default_port = if found.scheme == http::uri::Scheme::HTTPS { 443 } else { 80 };
+    if found.port == default_port { found.host.to_string() } else { format!("{}:{}", found.host, found.port) }
 }
 
 /// The method where it is a known one; anything else is client text.

@@ -46,22 +46,32 @@ impl Roots {
             store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         }
         for path in ca_files {
-            let shown = path.display();
-            let mut added = 0;
-            for certificate in CertificateDer::pem_file_iter(path)
-                .with_context(|| format!("ca_file {shown}: cannot be read; give a readable PEM file"))?
-            {
-                let certificate = certificate.with_context(|| format!("ca_file {shown}: not PEM"))?;
-                store.add(certificate).with_context(|| format!("ca_file {shown}: not a certificate authority"))?;
-                added += 1;
-            }
-            anyhow::ensure!(
-                added > 0,
-                "ca_file {shown}: no certificate in it; give a PEM file with CERTIFICATE blocks"
-            );
+            add_file(&mut store, path)?;
         }
         Ok(Self(store))
     }
+
+    /// Whether a `ca_file` can be used.
+    ///
+    /// # Errors
+    /// As [`Roots::load`].
+    pub fn check(ca_file: &std::path::Path) -> anyhow::Result<()> {
+        add_file(&mut RootCertStore::empty(), ca_file)
+    }
+}
+
+fn add_file(store: &mut RootCertStore, path: &std::path::Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let mut added = 0;
+    let certificates = CertificateDer::pem_file_iter(path)
+        .with_context(|| format!("{shown}: cannot be read; give a readable PEM file"))?;
+    for certificate in certificates {
+        let certificate = certificate.with_context(|| format!("{shown}: not PEM"))?;
+        store.add(certificate).with_context(|| format!("{shown}: not a certificate authority"))?;
+        added += 1;
+    }
+    anyhow::ensure!(added > 0, "{shown}: no certificate in it; give a PEM file with CERTIFICATE blocks");
+    Ok(())
 }
 
 /// Which step of connecting failed.
@@ -85,9 +95,13 @@ impl FreshConnection {
     }
 }
 
+/// Makes the guard that counts a connection as open.
+pub type Opened = Arc<dyn Fn() -> Box<dyn Send> + Send + Sync>;
+
 /// The connector of both pools.
 #[derive(Clone)]
 pub struct Connector {
+    opened: Opened,
     tcp: HttpConnector<Resolver>,
     tls: TlsConnector,
     proxies: Arc<Matcher>,
@@ -95,7 +109,12 @@ pub struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(settings: &UpstreamSettings, roots: &Roots, http2: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        settings: &UpstreamSettings,
+        roots: &Roots,
+        http2: bool,
+        opened: &Opened,
+    ) -> anyhow::Result<Self> {
         let mut tcp = HttpConnector::new_with_resolver(Resolver);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -118,12 +137,14 @@ impl Connector {
                 Matcher::builder().all(proxy.as_str()).no(except.unwrap_or_default()).build()
             }
         };
-        Ok(Self { tcp, tls: Arc::new(tls).into(), proxies: Arc::new(proxies), timeout: settings.connect_timeout })
+        let (tls, proxies, timeout) = (Arc::new(tls).into(), Arc::new(proxies), settings.connect_timeout);
+        Ok(Self { opened: Arc::clone(opened), tcp, tls, proxies, timeout })
     }
 
     async fn connect(self, uri: Uri) -> Result<UpstreamIo, ConnectError> {
         let started = Instant::now();
         let timeout = self.timeout;
+        let opened = Arc::clone(&self.opened);
         let target = format!("{}:{}", uri.host().unwrap_or("?"), port(&uri));
         let connecting = self.connect_steps(uri, &target);
         let Ok(outcome) = tokio::time::timeout(timeout, connecting).await else {
@@ -133,6 +154,7 @@ impl Connector {
         outcome.map(|(stream, proxied)| UpstreamIo {
             stream,
             proxied,
+            open: opened(),
             fresh: FreshConnection(Arc::new((AtomicBool::new(false), started.elapsed()))),
         })
     }
@@ -239,6 +261,7 @@ pin_project_lite::pin_project! {
         #[pin]
         stream: UpstreamStream,
         proxied: bool,
+        open: Box<dyn Send>,
         fresh: FreshConnection,
     }
 }

@@ -2,9 +2,11 @@
 //! by name and labels ([`metrics`]). The provider is simulated by `keytally::demo::simulator`.
 
 pub mod client;
+pub mod collector;
 pub mod metrics;
 pub mod recorded;
 pub mod sidecar;
+pub mod wire;
 
 pub use client::{get, post_json, send};
 pub use metrics::Samples;

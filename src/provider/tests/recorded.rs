@@ -135,7 +135,8 @@ fn expected_call(exchange: &Exchange) -> (Operation, Protocol) {
         "image" => (O::Image, P::OpenaiImages),
         "audio_speech" => (O::Speech, P::OpenaiAudio),
         "audio_transcription" => (O::Transcription, P::OpenaiAudio),
-        "text_generation" if provider == "watsonx" => (O::TextCompletion, P::Watsonx),
+        // Aleph Alpha counts as watsonx does; one family reads both.
+        "text_generation" if matches!(provider, "watsonx" | "aleph_alpha") => (O::TextCompletion, P::Watsonx),
         "text_generation" => (O::TextCompletion, P::Opaque),
         "sagemaker_invoke" | "prediction" => (O::Other, P::Opaque),
         "count_tokens" => (O::CountTokens, P::Opaque),

@@ -5,7 +5,7 @@ ARGS ?= demo
 .PHONY: run test lint tools
 
 run:
-	cargo run --release --locked --quiet -- $(ARGS)
+	KEYTALLY_REVISION=$$(git rev-parse --short=12 HEAD 2>/dev/null) cargo run --release --locked --quiet -- $(ARGS)
 
 test: tools lint
 	KEYTALLY_REQUIRE_TOOLS=1 cargo nextest run --locked --no-fail-fast

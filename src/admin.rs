@@ -62,6 +62,9 @@ pub trait StatusSource: Send + Sync + 'static {
     /// Why not, for a person to read.
     fn ready(&self) -> Result<(), String>;
 
+    /// Text of a first fix, by its id; `worked` is how long before the key had worked.
+    fn fix(&self, id: &str, worked: Option<Duration>) -> Option<String>;
+
     /// The state of the rooms.
     fn status(&self) -> RoomStatus;
 }
@@ -266,6 +269,10 @@ impl Admin {
             let sum: u64 = DropReason::ALL.iter().map(|&reason| self.metrics.dropped_so_far(signal, reason)).sum();
             (signal.as_str().into(), sum.into())
         });
+        let mut keys = self.metrics.keys();
+        for verdict in keys.iter_mut().flat_map(|key| [&mut key.last, &mut key.last_failure]).flatten() {
+            verdict.fix = verdict.first_fix.as_deref().and_then(|id| self.source.fix(id, verdict.worked_before));
+        }
         let page = StatusPage {
             version: &config.version,
             revision: &config.revision,
@@ -283,7 +290,7 @@ impl Admin {
             listeners: rooms.listeners,
             exporters: rooms.exporters,
             telemetry_dropped: dropped.collect(),
-            keys: self.metrics.keys(),
+            keys,
         };
         match serde_json::to_vec_pretty(&page) {
             Ok(mut body) => {
@@ -414,6 +421,10 @@ mod tests {
     impl StatusSource for Rooms {
         fn ready(&self) -> Result<(), String> {
             self.0.clone()
+        }
+
+        fn fix(&self, _: &str, _: Option<Duration>) -> Option<String> {
+            None
         }
 
         fn status(&self) -> RoomStatus {

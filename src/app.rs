@@ -16,18 +16,17 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::call::{CallFacts, CallRecord};
-use crate::config::{self, CallsSink, Config, ConfigHandle, Misfit, Step};
+use crate::config::{CallsSink, Config, ConfigHandle, Misfit, OtlpCompression, Step};
 use crate::export::metrics::{Metrics, MetricsConfig, Side};
 use crate::export::{
-    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpProtocol, OtlpSettings, Profile, Sampling,
-    Semconv, Signal, TraceSettings,
+    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpSettings, Sampling, Signal, TraceSettings,
 };
 use crate::listen::{self, ListenSettings, Phase};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
 use crate::provider::{Catalog, Provider, read_limits};
 use crate::proxy::{Proxy, Snapshot, Upstreams};
 use crate::tap::Sink;
-use crate::upstream::{Roots, Upstream, UpstreamSettings};
+use crate::upstream::{Opened, Roots, Upstream, UpstreamSettings};
 
 /// Longest wait for exporters at shutdown, once calls have ended.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -62,12 +61,12 @@ struct Settle(Arc<Rooms>);
 
 impl Sink for Settle {
     fn finish(&self, facts: CallFacts, provider: Option<Arc<Provider>>) {
-        let rooms = Arc::clone(&self.0);
-        let settling = Settling::new(Arc::clone(&rooms));
-        tokio::spawn(async move {
-            rooms.settle(facts, provider.as_deref());
-            drop(settling);
-        });
+        let settling = Settling::new(Arc::clone(&self.0));
+        if self.0.meter.may_block(&facts) {
+            tokio::task::spawn_blocking(move || settling.0.settle(facts, provider.as_deref()));
+        } else {
+            tokio::spawn(async move { settling.0.settle(facts, provider.as_deref()) });
+        }
     }
 }
 
@@ -140,7 +139,8 @@ impl App {
         rooms.metrics.config_reloaded(status.successful, status.last_success);
 
         let guards = rooms.metrics.clone();
-        let spine = Arc::new(Proxy::new(snapshot(&current)?, Arc::new(Settle(Arc::clone(&rooms))), move |provider| {
+        let first = snapshot(&current, &rooms.metrics)?;
+        let spine = Arc::new(Proxy::new(first, Arc::new(Settle(Arc::clone(&rooms))), move |provider| {
             Box::new(guards.in_flight(provider))
         }));
         follow_config(&config, &rooms, &spine);
@@ -315,7 +315,7 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
         while changes.changed().await.is_ok() {
             let (Some(rooms), Some(spine)) = (rooms.upgrade(), spine.upgrade()) else { return };
             let current = changes.borrow_and_update().clone();
-            match (snapshot(&current), meter_config(&current)) {
+            match (snapshot(&current, &rooms.metrics), meter_config(&current)) {
                 (Ok(snapshot), Ok(meter)) => {
                     spine.swap(snapshot);
                     rooms.meter.reload(meter);
@@ -387,7 +387,9 @@ fn price_book(config: &Config) -> anyhow::Result<Option<PriceBook>> {
     PriceBook::from_json(&bytes, written, config.prices.clone()).map(Some).with_context(|| shown.to_string())
 }
 
-fn snapshot(config: &Config) -> anyhow::Result<Snapshot> {
+fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
+    let connections = metrics.clone();
+    let opened: Opened = Arc::new(move || Box::new(connections.connection(Side::Upstream)));
     let catalog = Catalog::build(&config.providers).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("providers: {}", lines.join("; "))
@@ -402,16 +404,18 @@ fn snapshot(config: &Config) -> anyhow::Result<Snapshot> {
     };
     let mut own = Vec::new();
     for provider in catalog.providers().filter(|provider| provider.ca_file.is_some()) {
-        own.push((Arc::clone(&provider.id), Arc::new(Upstream::new(&settings(provider.ca_file.as_ref()))?)));
+        own.push((Arc::clone(&provider.id), Arc::new(Upstream::new(&settings(provider.ca_file.as_ref()), &opened)?)));
     }
     Ok(Snapshot {
         catalog,
-        upstream: Upstreams { shared: Arc::new(Upstream::new(&settings(None))?), own },
+        upstream: Upstreams { shared: Arc::new(Upstream::new(&settings(None), &opened)?), own },
         idle_timeout: config.upstream.idle_timeout,
         salt: config.fingerprint_salt.expose().as_bytes().to_vec(),
         client: config.app().map(Arc::from),
         inject_usage: config.usage.inject,
+        propagation: config.trace.propagation,
         strip_context: config.trace.strip_context,
+        keep_url: config.trace.url,
     })
 }
 
@@ -447,7 +451,7 @@ fn metrics_config(config: &Config) -> MetricsConfig {
         max_accounts: config.limits.accounts as usize,
         exemplars: config.metrics.exemplars,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        revision: crate::cli::REVISION.to_owned(),
+        revision: crate::REVISION.to_owned(),
     }
 }
 
@@ -460,31 +464,24 @@ fn export_settings(config: &Config) -> ExportSettings {
     let trace = &config.trace;
     let traces = TraceSettings {
         otlp: OtlpSettings {
-            traces_endpoint: Some(otlp.endpoint.to_string()),
-            protocol: match otlp.protocol {
-                config::OtlpProtocol::HttpProtobuf => OtlpProtocol::HttpProtobuf,
-                config::OtlpProtocol::Grpc => OtlpProtocol::Grpc,
-            },
+            endpoint: Some(otlp.endpoint.clone()),
+            protocol: otlp.protocol,
             headers: OtlpHeaders(
                 otlp.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
             ),
             timeout: otlp.timeout,
+            gzip: otlp.compression == OtlpCompression::Gzip,
             ca_file: otlp.ca_file.clone(),
-            ..OtlpSettings::default()
+            client_certificate: otlp.client_certificate.clone(),
+            client_key: otlp.client_key.clone(),
         },
-        profile: match trace.profile {
-            config::TraceProfile::Full => Profile::Full,
-            config::TraceProfile::ErrorsAndCost => Profile::ErrorsAndCost,
-            config::TraceProfile::Off => Profile::Off,
-        },
-        semconv: match trace.semconv {
-            config::Semconv::Latest => Semconv::Latest,
-            config::Semconv::V1_41 => Semconv::V1_41,
-        },
+        profile: trace.profile,
+        semconv: trace.semconv,
+        server_span: trace.server_span,
         sampling: Sampling {
             parent_based: trace.parent_based,
             ratio: trace.sample,
-            keep_notable: true,
+            keep_notable: trace.keep_notable,
             keep_cost: trace.keep_usd,
             keep_duration: trace.keep_duration,
             keep_unsampled_errors: trace.keep_unsampled_errors,
@@ -494,7 +491,7 @@ fn export_settings(config: &Config) -> ExportSettings {
         max_queue: otlp.queue_spans,
         max_batch: otlp.batch_spans,
         delay: otlp.batch_delay,
-        ..TraceSettings::default()
+        batch_timeout: otlp.batch_timeout,
     };
     ExportSettings { log, traces }
 }
@@ -512,6 +509,10 @@ struct Status {
 impl admin::StatusSource for Status {
     fn ready(&self) -> Result<(), String> {
         if *self.phase.borrow() == Phase::Serving { Ok(()) } else { Err("stopping".to_owned()) }
+    }
+
+    fn fix(&self, id: &str, worked: Option<Duration>) -> Option<String> {
+        self.rooms.meter.fix(id, worked)
     }
 
     fn status(&self) -> admin::RoomStatus {

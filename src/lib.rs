@@ -20,3 +20,9 @@ pub mod provider;
 pub mod proxy;
 pub mod tap;
 pub mod upstream;
+
+/// Git revision of this build; `unknown` when the build did not set `KEYTALLY_REVISION`.
+pub const REVISION: &str = match option_env!("KEYTALLY_REVISION") {
+    Some(revision) if !revision.is_empty() => revision,
+    _ => "unknown",
+};

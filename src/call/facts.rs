@@ -116,6 +116,8 @@ pub struct RequestFacts {
     pub method: String,
     /// The model that the URL names (Gemini, Bedrock, Azure deployment).
     pub url_model: Option<String>,
+    /// The address that was called, without query; `None` unless it was asked for.
+    pub url: Option<String>,
     /// The model that the body names.
     pub model: Option<String>,
     /// The body (or URL) asks for a stream.

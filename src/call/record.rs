@@ -53,6 +53,8 @@ pub struct CallRecord {
     pub server_port: u16,
     /// HTTP method.
     pub method: String,
+    /// The address that was called, without query; `None` unless it was asked for.
+    pub url: Option<String>,
     /// Model asked for.
     pub request_model: Option<String>,
     /// Model that answered.
@@ -111,6 +113,8 @@ pub struct CallRecord {
     pub cost_stated: bool,
     /// At least one kind of token had no price.
     pub partly_priced: bool,
+    /// Tokens of those kinds; 0 for a call without any price, all of whose tokens are unpriced.
+    pub unpriced_tokens: u64,
     /// Why there is no cost.
     pub unpriced_reason: Option<UnpricedReason>,
     /// Tier that served it (else the tier asked for).

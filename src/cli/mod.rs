@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. A reader of standard output that went away is a
 //! normal end. Keys are never taken from the command line, where every user of the machine could read them.
 
+mod demo;
 mod fingerprint;
 mod health;
 pub mod log;
@@ -20,12 +21,6 @@ use crate::config::value::{Address, Span};
 use crate::config::{Config, ConfigError, ConfigHandle, Environment, Loaded, Source, file};
 
 pub use fingerprint::family;
-
-/// Git revision of this build; `unknown` when the build did not set `KEYTALLY_REVISION`.
-pub const REVISION: &str = match option_env!("KEYTALLY_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
-};
 
 /// How the process ends. Scripts may rely on these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +110,9 @@ pub struct DemoArgs {
     /// No colors
     #[arg(long)]
     pub no_color: bool,
+    /// Length of one minute of the story
+    #[arg(long, value_name = "DURATION", value_parser = span, default_value = "60s", hide = true)]
+    pub minute: Duration,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -162,7 +160,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Check(args) => check(&source(args, None, None)),
         Command::Schema => schema(),
         Command::Fingerprint(args) => fingerprint::run(args),
-        Command::Demo(args) => finish(crate::demo::run(args)),
+        Command::Demo(args) => finish(demo::run(args)),
         Command::Health(args) => health(args),
     }
 }
@@ -178,7 +176,7 @@ fn forbid_core_dumps() {
 
 /// `keytally 0.1.0 (revision)`.
 fn version() -> String {
-    format!("keytally {} ({REVISION})\n", env!("CARGO_PKG_VERSION"))
+    format!("keytally {} ({})\n", env!("CARGO_PKG_VERSION"), crate::REVISION)
 }
 
 fn source(args: ConfigArgs, listen: Option<SocketAddr>, admin: Option<SocketAddr>) -> Source {

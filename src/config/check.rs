@@ -17,8 +17,8 @@ use super::walk::{Path, Step, Walker};
 use super::yaml::{self, Data, Node, Spot};
 use super::{
     CallsSink, Config, KeyDefaults, LimitSettings, Listen, Loaded, LogSettings, MetricsSettings, Misfit, OTLP_TIMEOUT,
-    OtlpProtocol, OtlpSettings, SHUTDOWN_LINGER_KUBERNETES, Secret, Semconv, ShutdownSettings, Source, TRACE_SAMPLE,
-    TraceSettings, UpstreamProxy, UpstreamSettings, UsageSettings, value,
+    OtlpCompression, OtlpProtocol, OtlpSettings, Propagation, SHUTDOWN_LINGER_KUBERNETES, Secret, Semconv,
+    ShutdownSettings, Source, TRACE_SAMPLE, TraceSettings, UpstreamProxy, UpstreamSettings, UsageSettings, value,
 };
 use crate::meter::{KeyEntry, PriceOverride, RuleEntry};
 use crate::provider::ProviderOverride;
@@ -167,6 +167,16 @@ impl Checker<'_> {
             self.positive(&path, Some(span));
         }
         self.positive(&["export", "otlp", "timeout"], file.export.otlp.timeout.as_ref());
+        for (name, one, other) in [
+            ("client_certificate", &file.export.otlp.client_certificate, otel.client_key.is_some()),
+            ("client_key", &file.export.otlp.client_key, otel.client_certificate.is_some()),
+        ] {
+            let both = file.export.otlp.client_certificate.is_some() && file.export.otlp.client_key.is_some();
+            if one.is_some() && !both && !other {
+                let text = "client_certificate and client_key go together; write both";
+                self.wrong(Path::of(&[&"export", &"otlp", &name]), text);
+            }
+        }
         for (name, size) in [("tap_bytes", &file.limits.tap_bytes), ("header_bytes", &file.limits.header_bytes)] {
             if !(8 << 10..=1 << 30).contains(&size.0) {
                 let text = format!("= \"{size}\": out of range; write 8KiB to 1GiB");
@@ -176,10 +186,12 @@ impl Checker<'_> {
         let trace = TraceSettings {
             sample: file.trace.sample.or(otel.sample).unwrap_or(TRACE_SAMPLE),
             parent_based: file.trace.parent_based.map(|s| s.0).or(otel.parent_based).unwrap_or(true),
+            keep_notable: file.trace.sample.is_some() || otel.keep_notable,
             keep_usd: file.trace.keep_usd.0,
             keep_duration: Duration::try_from_secs_f64(file.trace.keep_seconds).unwrap_or(Duration::MAX),
             keep_unsampled_errors: file.trace.keep_unsampled_errors.0,
             strip_context: file.trace.strip_context.0,
+            propagation: Propagation { b3: file.trace.b3.map_or(otel.propagation.b3, |s| s.0), ..otel.propagation },
             profile: file.trace.profile,
             semconv: file.trace.semconv.0.parse().unwrap_or(Semconv::Latest),
             url: file.trace.url.0,
@@ -497,7 +509,11 @@ fn otlp(file: OtlpFile, file_headers: Vec<(String, Secret)>, otel: env::Otel) ->
         protocol,
         headers,
         timeout: file.timeout.map(|t| t.0).or(otel.timeout).unwrap_or(OTLP_TIMEOUT),
+        batch_timeout: otel.batch_timeout,
+        compression: file.compression.or(otel.compression).unwrap_or(OtlpCompression::None),
         ca_file: file.ca_file.map(|p| p.0).or(otel.ca_file),
+        client_certificate: file.client_certificate.map(|p| p.0).or(otel.client_certificate),
+        client_key: file.client_key.map(|p| p.0).or(otel.client_key),
         service_name: otel.service_name.unwrap_or_else(|| "keytally".to_owned()),
         resource: otel.resource,
         queue_spans: otel.queue_spans,

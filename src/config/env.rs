@@ -14,7 +14,10 @@ use url::Url;
 
 use super::problem::{Problem, shown};
 use super::value::{Address, LabelName, Link, Name};
-use super::{LogFormat, LogLevel, OTLP_BATCH_DELAY, OTLP_BATCH_SPANS, OTLP_QUEUE_SPANS, OtlpProtocol, Secret};
+use super::{
+    LogFormat, LogLevel, OTLP_BATCH_DELAY, OTLP_BATCH_SPANS, OTLP_BATCH_TIMEOUT, OTLP_QUEUE_SPANS, OtlpCompression,
+    OtlpProtocol, Propagation, Secret,
+};
 
 type Lookup = dyn Fn(&str) -> Option<OsString> + Send + Sync;
 
@@ -134,15 +137,22 @@ pub(super) struct Otel {
     pub(super) protocol: Option<OtlpProtocol>,
     pub(super) headers: Vec<(String, Secret)>,
     pub(super) timeout: Option<Duration>,
+    pub(super) compression: Option<OtlpCompression>,
     pub(super) ca_file: Option<std::path::PathBuf>,
+    pub(super) client_certificate: Option<std::path::PathBuf>,
+    pub(super) client_key: Option<std::path::PathBuf>,
     pub(super) service_name: Option<String>,
     pub(super) resource: Vec<(String, String)>,
     /// Ratio, if one is named.
     pub(super) sample: Option<f64>,
     pub(super) parent_based: Option<bool>,
+    /// `always_off` keeps no failures either.
+    pub(super) keep_notable: bool,
+    pub(super) propagation: Propagation,
     pub(super) queue_spans: usize,
     pub(super) batch_spans: usize,
     pub(super) batch_delay: Duration,
+    pub(super) batch_timeout: Duration,
 }
 
 /// Reads the `OTEL_*` variables.
@@ -164,7 +174,15 @@ pub(super) fn otel(env: &Environment, warnings: &mut Vec<String>) -> Otel {
         |v| v.parse().ok(),
         "not supported and ignored; write http/protobuf or grpc",
     );
-    let link = |v: &str| v.parse::<Link>().ok().map(|l| l.0);
+    // A gRPC endpoint may come without a scheme: TLS, unless the environment says otherwise.
+    let insecure = ["OTEL_EXPORTER_OTLP_TRACES_INSECURE", "OTEL_EXPORTER_OTLP_INSECURE"]
+        .into_iter()
+        .find_map(|name| reader.get(name));
+    let scheme = if truthy(insecure) { "http" } else { "https" };
+    let link = |v: &str| match protocol {
+        Some(OtlpProtocol::Grpc) if !v.contains("://") => format!("{scheme}://{v}").parse::<Link>().ok().map(|l| l.0),
+        _ => v.parse::<Link>().ok().map(|l| l.0),
+    };
     let not_url = "not a web address and ignored; write http:// or https://, host and port";
     let endpoint = reader.first(&["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"], link, not_url);
     let base = reader.first(&["OTEL_EXPORTER_OTLP_ENDPOINT"], link, not_url);
@@ -172,11 +190,21 @@ pub(super) fn otel(env: &Environment, warnings: &mut Vec<String>) -> Otel {
     let not_millis = "not a number of milliseconds and ignored";
     let timeout =
         reader.first(&["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"], millis, not_millis);
-    let ca_file = reader.first(
-        &["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"],
-        |v| Some(v.into()),
-        "",
+    let mut file = |what: &str| {
+        let names = [format!("OTEL_EXPORTER_OTLP_TRACES_{what}"), format!("OTEL_EXPORTER_OTLP_{what}")];
+        reader.first(&names.each_ref().map(String::as_str), |v| Some(v.into()), "")
+    };
+    let ca_file = file("CERTIFICATE");
+    let (client_certificate, client_key) = (file("CLIENT_CERTIFICATE"), file("CLIENT_KEY"));
+    let compression = reader.first(
+        &["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"],
+        |v| v.parse().ok(),
+        "not supported and ignored; write gzip or none",
     );
+    let propagation = reader.get("OTEL_PROPAGATORS").map_or_else(Propagation::default, |list| {
+        let named = |name: &str| list.split(',').any(|entry| entry.trim() == name);
+        Propagation { w3c: named("tracecontext"), b3: named("b3") || named("b3multi") }
+    });
     let mut headers: Vec<(String, Secret)> = Vec::new();
     for name in ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"] {
         for (header, value) in reader.pairs(name) {
@@ -196,13 +224,13 @@ pub(super) fn otel(env: &Environment, warnings: &mut Vec<String>) -> Otel {
     let from_resource = resource.iter().position(|(name, _)| name == "service.name").map(|at| resource.remove(at).1);
     resource.retain(|(name, _)| name != "service.name");
     let service_name = reader.get("OTEL_SERVICE_NAME").or(from_resource);
-    let (sample, parent_based) = reader.sampler();
+    let (sample, parent_based, keep_notable) = reader.sampler();
     let count = |v: &str| v.parse::<usize>().ok().filter(|n| (1..=1_000_000).contains(n));
     let not_count = "not a number from 1 to 1000000 and ignored";
     let queue_spans = reader.first(&["OTEL_BSP_MAX_QUEUE_SIZE"], count, not_count).unwrap_or(OTLP_QUEUE_SPANS);
     let batch_spans = reader.first(&["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"], count, not_count).unwrap_or(OTLP_BATCH_SPANS);
     let batch_delay = reader.first(&["OTEL_BSP_SCHEDULE_DELAY"], millis, not_millis).unwrap_or(OTLP_BATCH_DELAY);
-    let export_timeout = reader.first(&["OTEL_BSP_EXPORT_TIMEOUT"], millis, not_millis);
+    let batch_timeout = reader.first(&["OTEL_BSP_EXPORT_TIMEOUT"], millis, not_millis).unwrap_or(OTLP_BATCH_TIMEOUT);
     Otel {
         off: disabled || none,
         endpoint,
@@ -210,19 +238,21 @@ pub(super) fn otel(env: &Environment, warnings: &mut Vec<String>) -> Otel {
         wanted,
         protocol,
         headers,
-        // The shorter of the two bounds an export.
-        timeout: match (timeout, export_timeout) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        },
+        timeout,
+        compression,
         ca_file,
+        client_certificate,
+        client_key,
         service_name,
         resource,
         sample,
         parent_based,
+        keep_notable,
+        propagation,
         queue_spans,
         batch_spans: batch_spans.min(queue_spans),
         batch_delay,
+        batch_timeout,
     }
 }
 
@@ -276,9 +306,9 @@ impl Reader<'_> {
         pairs
     }
 
-    /// Ratio and whether a parent's decision counts.
-    fn sampler(&mut self) -> (Option<f64>, Option<bool>) {
-        let Some(sampler) = self.get("OTEL_TRACES_SAMPLER") else { return (None, None) };
+    /// Ratio, whether a parent's decision counts, and whether notable calls are kept all the same.
+    fn sampler(&mut self) -> (Option<f64>, Option<bool>, bool) {
+        let Some(sampler) = self.get("OTEL_TRACES_SAMPLER") else { return (None, None, true) };
         let (kind, parent_based) = match sampler.trim().strip_prefix("parentbased_") {
             Some(kind) => (kind, true),
             None => (sampler.trim(), false),
@@ -293,9 +323,9 @@ impl Reader<'_> {
             _ => {
                 let what = "not supported and ignored; write always_on, always_off, traceidratio, or one of them after parentbased_";
                 self.warn("OTEL_TRACES_SAMPLER", &sampler, what);
-                return (None, None);
+                return (None, None, true);
             }
         };
-        (Some(ratio), Some(parent_based))
+        (Some(ratio), Some(parent_based), kind != "always_off")
     }
 }

@@ -17,8 +17,8 @@ use super::value::{
 use super::{
     ANOMALY_MIN_USD_PER_HOUR, ANOMALY_RATIO, BIRTH_HOLD, CONNECT_TIMEOUT, HEADER_BYTES, IDLE_TIMEOUT, LIMIT_ACCOUNTS,
     LIMIT_CONNECTIONS, LIMIT_KEYS, LIMIT_MODELS, LISTEN_ADMIN, LISTEN_PROXY, LogFormat, LogLevel, MAX_SERIES,
-    NEW_KEY_USD_PER_HOUR, OTLP_TIMEOUT, OtlpProtocol, POOL_IDLE_TIMEOUT, SHUTDOWN_DRAIN, TAP_BYTES, TRACE_KEEP_SECONDS,
-    TRACE_KEEP_USD, TRACE_SAMPLE, TraceProfile,
+    NEW_KEY_USD_PER_HOUR, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol, POOL_IDLE_TIMEOUT, SHUTDOWN_DRAIN, TAP_BYTES,
+    TRACE_KEEP_SECONDS, TRACE_KEEP_USD, TRACE_SAMPLE, TraceProfile,
 };
 use crate::call::{Fault, KeyPlace, Outcome, Protocol, Retry};
 
@@ -39,7 +39,18 @@ macro_rules! closed_sets {
         }
     )+ };
 }
-closed_sets!(Fault, KeyPlace, LogFormat, LogLevel, OtlpProtocol, Outcome, Protocol, Retry, TraceProfile);
+closed_sets!(
+    Fault,
+    KeyPlace,
+    LogFormat,
+    LogLevel,
+    OtlpCompression,
+    OtlpProtocol,
+    Outcome,
+    Protocol,
+    Retry,
+    TraceProfile
+);
 
 /// The whole file. Every section may be left out.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -349,12 +360,21 @@ pub struct OtlpFile {
         "propertyNames" = {"format": "header-name"}
     ))]
     pub headers: BTreeMap<String, HeaderFile>,
-    /// Longest time of one export.
+    /// Longest time of one request.
     #[schemars(extend("x-env" = "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, OTEL_EXPORTER_OTLP_TIMEOUT", "default" = Span(OTLP_TIMEOUT)))]
     pub timeout: Option<Span>,
     /// Certificate authorities of the collector, on top of the other roots.
     #[schemars(extend("x-env" = "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE, OTEL_EXPORTER_OTLP_CERTIFICATE"))]
     pub ca_file: Option<FilePath>,
+    /// Certificate chain to show to the collector; `client_key` goes with it.
+    #[schemars(extend("x-env" = "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"))]
+    pub client_certificate: Option<FilePath>,
+    /// Key of that certificate.
+    #[schemars(extend("x-env" = "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY, OTEL_EXPORTER_OTLP_CLIENT_KEY"))]
+    pub client_key: Option<FilePath>,
+    /// Compression of requests.
+    #[schemars(extend("x-env" = "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION, OTEL_EXPORTER_OTLP_COMPRESSION", "default" = "none"))]
+    pub compression: Option<OtlpCompression>,
 }
 
 /// Value of a header: one of the three.
@@ -392,6 +412,9 @@ pub struct TraceFile {
     pub keep_seconds: f64,
     /// Failed calls are exported even when the application's own span is not sampled.
     pub keep_unsampled_errors: Switch,
+    /// Also read B3 headers, where no valid `traceparent` came.
+    #[schemars(extend("x-env" = "OTEL_PROPAGATORS", "default" = false))]
+    pub b3: Option<Switch>,
     /// Do not send the application's trace headers on to providers. Changes the request.
     pub strip_context: Switch,
     /// `errors_and_cost` leaves out usage, for applications whose own spans carry it; `off` makes no spans.
@@ -412,6 +435,7 @@ impl Default for TraceFile {
             keep_usd: Usd(TRACE_KEEP_USD),
             keep_seconds: TRACE_KEEP_SECONDS,
             keep_unsampled_errors: Switch(false),
+            b3: None,
             strip_context: Switch(false),
             profile: TraceProfile::Full,
             semconv: Semconv("latest".to_owned()),

@@ -26,6 +26,7 @@ use crate::call::{Money, label_enum};
 use crate::meter::{KeyEntry, PriceOverride, RuleEntry};
 use crate::provider::ProviderOverride;
 
+pub use crate::export::{OtlpProtocol, Profile as TraceProfile, Propagation, Semconv};
 pub use env::Environment;
 pub use problem::{ConfigError, Problem};
 pub use reload::{ConfigHandle, ReloadStatus};
@@ -75,6 +76,8 @@ pub const SHUTDOWN_DRAIN: Duration = Duration::from_secs(25);
 pub const SHUTDOWN_LINGER_KUBERNETES: Duration = Duration::from_secs(30);
 /// OTLP export of one batch, as the OpenTelemetry specification has it.
 pub const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
+/// One batch with all its retries, as the OpenTelemetry specification has it.
+pub const OTLP_BATCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Spans that wait for export, as the OpenTelemetry specification has it.
 pub const OTLP_QUEUE_SPANS: usize = 2048;
 /// Spans of one export, as the OpenTelemetry specification has it.
@@ -179,8 +182,8 @@ pub enum CallsSink {
 }
 
 label_enum! {
-    /// Encoding and transport of OTLP.
-    OtlpProtocol { HttpProtobuf = "http/protobuf", Grpc = "grpc" }
+    /// Compression of OTLP requests.
+    OtlpCompression { None = "none", Gzip = "gzip" }
 }
 
 /// Everything that the span exporter needs.
@@ -192,10 +195,18 @@ pub struct OtlpSettings {
     pub protocol: OtlpProtocol,
     /// Sent with every export; names in lower case and unique.
     pub headers: Vec<(String, Secret)>,
-    /// Longest time of one export.
+    /// Longest time of one request.
     pub timeout: Duration,
+    /// Longest time of one batch, retries included.
+    pub batch_timeout: Duration,
+    /// How requests are compressed.
+    pub compression: OtlpCompression,
     /// Certificate authority of the endpoint, on top of the other roots.
     pub ca_file: Option<PathBuf>,
+    /// Certificate chain to show to the endpoint; set together with `client_key`.
+    pub client_certificate: Option<PathBuf>,
+    /// Its key.
+    pub client_key: Option<PathBuf>,
     /// Resource attribute `service.name`.
     pub service_name: String,
     /// Further resource attributes; never `service.name`.
@@ -208,16 +219,6 @@ pub struct OtlpSettings {
     pub batch_delay: Duration,
 }
 
-label_enum! {
-    /// How much a span tells.
-    TraceProfile { Full = "full", ErrorsAndCost = "errors_and_cost", Off = "off" }
-}
-
-label_enum! {
-    /// Draft of the GenAI conventions that attribute names follow.
-    Semconv { Latest = "latest", V1_41 = "1.41" }
-}
-
 /// What spans are made and what they hold.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceSettings {
@@ -225,6 +226,8 @@ pub struct TraceSettings {
     pub sample: f64,
     /// A caller's sampling decision is followed (else every span is a matter of `sample`).
     pub parent_based: bool,
+    /// Failures and calls that reach a threshold below are kept whatever `sample` says.
+    pub keep_notable: bool,
     /// Calls of this cost are kept whatever `sample` says.
     pub keep_usd: Money,
     /// Calls of this duration are kept whatever `sample` says.
@@ -233,6 +236,8 @@ pub struct TraceSettings {
     pub keep_unsampled_errors: bool,
     /// Trace headers of the application are not sent to providers.
     pub strip_context: bool,
+    /// Which of the application's trace headers are read.
+    pub propagation: Propagation,
     /// How much a span tells.
     pub profile: TraceProfile,
     /// Names of attributes.

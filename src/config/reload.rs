@@ -92,6 +92,17 @@ impl ConfigHandle {
         Ok((Self(Arc::new(inner)), warnings))
     }
 
+    /// A configuration that comes from no file and stays as it is.
+    pub fn fixed(config: Config) -> Self {
+        let source = Source { env: super::Environment::of(&[]), ..Source::default() };
+        let config = Arc::new(config);
+        let status = ReloadStatus { successful: true, last_success: SystemTime::now(), generation: 1, failures: 0 };
+        let reloads = tokio::sync::watch::channel(status.clone()).0;
+        let state = Mutex::new(State { status, seen: Ok(digest("")) });
+        let changes = tokio::sync::watch::channel(config.clone()).0;
+        Self(Arc::new(Inner { source, current: ArcSwap::new(config), state, changes, reloads }))
+    }
+
     /// What runs now. One call should load it once, so that it sees one configuration.
     pub fn current(&self) -> Arc<Config> {
         self.0.current.load_full()

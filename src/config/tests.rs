@@ -414,6 +414,50 @@ fn otel_variables_fill_in_what_the_file_leaves_out() {
 }
 
 #[test]
+fn otel_variables_of_transport_and_context() {
+    let config = |vars: &[(&str, &str)]| {
+        let loaded = source(vars).check("").unwrap();
+        assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+        loaded.config
+    };
+    const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let grpc = ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc");
+    let endpoint = |vars: &[(&str, &str)]| config(vars).otlp.unwrap().endpoint.to_string();
+    assert_eq!(endpoint(&[(BASE, "c:4317"), grpc]), "https://c:4317/");
+    assert_eq!(endpoint(&[(BASE, "c:4317"), grpc, ("OTEL_EXPORTER_OTLP_INSECURE", "true")]), "http://c:4317/");
+    assert_eq!(endpoint(&[(BASE, "http://c:4317"), grpc]), "http://c:4317/");
+    let otlp = config(&[
+        (BASE, "https://c"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "/c.pem"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/k.pem"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "900"),
+    ])
+    .otlp
+    .unwrap();
+    assert_eq!((otlp.compression, otlp.endpoint.as_str()), (OtlpCompression::Gzip, "https://c/v1/traces"));
+    assert_eq!(otlp.client_certificate.as_deref(), Some(Path::new("/c.pem")));
+    assert_eq!(otlp.client_key.as_deref(), Some(Path::new("/k.pem")));
+    assert_eq!((otlp.timeout, otlp.batch_timeout), (Duration::from_millis(2500), Duration::from_millis(900)));
+    assert_eq!(config(&[]).trace.propagation, Propagation { w3c: true, b3: false });
+    let both = config(&[("OTEL_PROPAGATORS", "b3, baggage")]).trace.propagation;
+    assert_eq!(both, Propagation { w3c: false, b3: true });
+    let off = config(&[("OTEL_TRACES_SAMPLER", "always_off")]).trace;
+    assert_eq!((off.sample, off.parent_based, off.keep_notable), (0.0, false, false));
+    let file = source(&[("OTEL_PROPAGATORS", "tracecontext"), ("OTEL_TRACES_SAMPLER", "always_off")])
+        .check("trace: {b3: true, sample: 0.5}")
+        .unwrap()
+        .config
+        .trace;
+    assert!(file.propagation.b3 && file.propagation.w3c && file.keep_notable);
+    let alone = problems("export: {otlp: {endpoint: 'https://c', client_key: /k.pem}}");
+    assert!(alone.len() == 1 && alone[0].contains("go together"), "{alone:?}");
+    let wrong = source(&[("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli")]).check("").unwrap();
+    assert_eq!(wrong.warnings.len(), 1);
+}
+
+#[test]
 fn wrong_otel_variables_are_warnings_and_the_file_wins() {
     let loaded = source(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),

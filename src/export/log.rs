@@ -76,6 +76,7 @@ pub const FIELDS: &[&str] = &[
     "usage_source",
     "cost_usd",
     "unpriced_reason",
+    "unpriced_tokens",
     "service_tier",
     "duration_seconds",
     "time_to_first_token_seconds",
@@ -144,6 +145,7 @@ pub fn to_json(record: &CallRecord) -> Value {
         Some(cost) => line.put("cost_usd", Money::to_string(&cost)),
         None => line.some("unpriced_reason", record.unpriced_reason.map(|reason| reason.as_str())),
     }
+    line.some("unpriced_tokens", (record.unpriced_tokens > 0).then_some(record.unpriced_tokens));
     line.some("service_tier", record.service_tier.as_deref());
     line.put("duration_seconds", seconds(record.timing.total));
     line.some("time_to_first_token_seconds", record.timing.first_output.filter(|_| record.stream).map(seconds));

@@ -133,6 +133,7 @@ struct Own {
     dropped: [[AtomicU64; DropReason::ALL.len()]; Signal::ALL.len()],
     queue: [AtomicU64; Signal::ALL.len()],
     tap: [AtomicU64; Unreadable::ALL.len()],
+    malformed_contexts: AtomicU64,
     overflow: [AtomicU64; OverflowLabel::ALL.len()],
     connections: [AtomicI64; Side::ALL.len()],
     overhead: [Mutex<Hist>; Phase::ALL.len()],
@@ -235,6 +236,7 @@ impl Metrics {
                 dropped: Default::default(),
                 queue: Default::default(),
                 tap: Default::default(),
+                malformed_contexts: AtomicU64::new(0),
                 overflow: Default::default(),
                 connections: Default::default(),
                 overhead: std::array::from_fn(|_| Mutex::new(Hist::born(&OVERHEAD_BUCKETS, 0))),
@@ -628,6 +630,7 @@ impl Inner {
         if record.status.is_some() {
             lock(&self.own.overhead[Phase::Response as usize]).observe(as_nanos(record.timing.overhead_response), None);
         }
+        self.own.malformed_contexts.fetch_add(u64::from(record.trace.malformed), Ordering::Relaxed);
         if let Some(reason) = record.unreadable {
             self.own.tap[reason as usize].fetch_add(1, Ordering::Relaxed);
         }

@@ -75,7 +75,7 @@ impl Exporter {
         let mut inner = match otlp.protocol {
             OtlpProtocol::HttpProtobuf => {
                 let client = Client {
-                    inner: HyperClient::new(connector(otlp, &url, false)?, otlp.timeout, None),
+                    inner: HyperClient::new(connector(otlp, url, false)?, otlp.timeout, None),
                     headers,
                     seen: seen.clone(),
                 };
@@ -93,7 +93,7 @@ impl Exporter {
             }
             OtlpProtocol::Grpc => {
                 let endpoint = Endpoint::from_shared(url.to_string()).map_err(|error| refused(&error))?;
-                let channel = endpoint.timeout(otlp.timeout).connect_with_connector_lazy(connector(otlp, &url, true)?);
+                let channel = endpoint.timeout(otlp.timeout).connect_with_connector_lazy(connector(otlp, url, true)?);
                 let mut builder = SpanExporter::builder()
                     .with_tonic()
                     .with_timeout(otlp.timeout)

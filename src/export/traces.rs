@@ -11,7 +11,7 @@ use opentelemetry::trace::{Event, SpanContext, SpanId, SpanKind, Status, TraceFl
 use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-use crate::call::{CallRecord, End, LimitResource, Money, Operation, Outcome, UsageSource};
+use crate::call::{CallRecord, End, LimitResource, Money, Operation, Outcome, UsageSource, label_enum};
 
 /// Instrumentation scope of every span; backends can drop by it.
 pub const SCOPE: &str = "keytally";
@@ -94,6 +94,7 @@ attributes! {
     SERVER_PORT: Int = "server.port",
     HTTP_METHOD: String = "http.request.method",
     HTTP_STATUS: Int = "http.response.status_code",
+    URL_FULL: String = "url.full",
     ERROR_TYPE: String = "error.type",
     OUTCOME: String = "keytally.outcome",
     FAULT: String = "keytally.fault",
@@ -127,26 +128,30 @@ attributes! {
 /// The one span event: a stream paused for more than 10 s.
 pub const STALLED_EVENT: &str = "keytally.stream.stalled";
 
-/// How much a span says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Profile {
-    /// Everything.
-    #[default]
-    Full,
-    /// No `gen_ai.usage.*`: for applications whose own spans carry the usage already.
-    ErrorsAndCost,
-    /// No spans.
-    Off,
+label_enum! {
+    /// How much a span says.
+    #[derive(Default)]
+    Profile {
+        /// Everything.
+        #[default]
+        Full = "full",
+        /// No `gen_ai.usage.*`: for applications whose own spans carry the usage already.
+        ErrorsAndCost = "errors_and_cost",
+        /// No spans.
+        Off = "off",
+    }
 }
 
-/// Which version of the GenAI conventions the names follow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Semconv {
-    /// The newest draft.
-    #[default]
-    Latest,
-    /// 1.41, the last version in the main OpenTelemetry repository.
-    V1_41,
+label_enum! {
+    /// Which version of the GenAI conventions the names follow.
+    #[derive(Default)]
+    Semconv {
+        /// The newest draft.
+        #[default]
+        Latest = "latest",
+        /// 1.41, the last version in the main OpenTelemetry repository.
+        V1_41 = "1.41",
+    }
 }
 
 /// Which calls get a span.
@@ -349,6 +354,7 @@ impl Spans {
         }
         to.text(HTTP_METHOD, method(&record.method));
         to.some_int(HTTP_STATUS, record.status.map(u64::from));
+        to.some_text(URL_FULL, record.url.as_deref());
 
         if is_error(record) {
             to.text(ERROR_TYPE, record.outcome.as_str());

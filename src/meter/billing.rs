@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
 
 use super::recent::Recent;
-use crate::call::{CallFacts, End, GeneratedError, Operation, UnpricedReason, Usage, UsagePart};
+use crate::call::{CallFacts, End, GeneratedError, Operation, Protocol, UnpricedReason, Usage, UsagePart};
 
 /// Answers that are remembered: at 50 a second those of the last five minutes, in about 1 MiB.
 pub const MAX_ANSWERS: usize = 16_384;
@@ -93,8 +93,13 @@ pub fn why_not_billed(facts: &CallFacts, repeated: bool, usage: &Usage, parts: &
         return None;
     }
     // Without usage: what the providers do not charge for is told from what they may have charged for.
+    // Making a realtime session or its short-lived key costs nothing; what is said in the session does.
+    let sets_up = facts.operation == Operation::Realtime
+        && facts.protocol == Protocol::Opaque
+        && facts.request.stream != Some(true);
     let free_operation = matches!(facts.operation, Operation::Moderation | Operation::Batch | Operation::Other)
-        || facts.request.method == "GET";
+        || facts.request.method == "GET"
+        || sets_up;
     let status = facts.response.as_ref().map(|response| response.status);
     let refused = status.is_some_and(|status| !(200..300).contains(&status)) || facts.end == End::Refused;
     let never_sent = facts.generated.is_some_and(|error| match error {

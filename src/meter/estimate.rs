@@ -8,6 +8,7 @@
 //! the two samples keep, in 2 to 4 ms.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::call::{CallFacts, End, Operation, TextSample, Usage};
 
@@ -69,17 +70,20 @@ fn estimate_with(facts: &CallFacts, count: &dyn Fn(&str) -> u64) -> Option<Usage
         estimated = true;
     }
     if generates {
-        let text = tokens(&reply.output, count).max(reply.output_events.min(1));
+        // Counted only when needed: it costs milliseconds, and the first time a fifth of a second and 41 MB.
+        let text = || tokens(&reply.output, count).max(reply.output_events.min(1));
         usage.output_tokens = match stated.output_tokens {
-            // A first count (Anthropic's `message_start` has 1 or so) is no count of what followed. A running count is.
-            Some(first) if cut_off && text > first.saturating_mul(2).saturating_add(8) => {
-                estimated = true;
-                Some(text)
+            Some(first) if cut_off => {
+                // A first count (Anthropic's `message_start` has 1 or so) is no count of what followed. A running count is.
+                let counted = text();
+                let outgrown = counted > first.saturating_mul(2).saturating_add(8);
+                estimated |= outgrown;
+                Some(if outgrown { counted } else { first })
             }
             Some(count) => Some(count),
             None => {
                 estimated = true;
-                Some(text)
+                Some(text())
             }
         };
     }
@@ -89,6 +93,16 @@ fn estimate_with(facts: &CallFacts, count: &dyn Fn(&str) -> u64) -> Option<Usage
 /// Usage in searches, seconds or pages needs no tokens beside it.
 fn tokens_expected(usage: &Usage) -> bool {
     usage.input_tokens.is_some() || usage.output_tokens.is_some()
+}
+
+/// The vocabulary has been asked for.
+static LOADED: AtomicBool = AtomicBool::new(false);
+
+/// Estimating this call may load the vocabulary, which takes some 0.2 s.
+pub(super) fn may_load(facts: &CallFacts) -> bool {
+    let whole = facts.reply.usage.as_ref().is_some_and(|u| u.input_tokens.is_some() && u.output_tokens.is_some());
+    let cut_off = !facts.reply.terminal && facts.end != End::Complete;
+    (!whole || cut_off) && facts.reply.output.total_bytes() > 0 && !LOADED.load(Ordering::Relaxed)
 }
 
 /// Tokens of the whole text.
@@ -109,6 +123,7 @@ fn scaled(sample: &TextSample, counted: u64) -> u64 {
 /// Tokens of a text, which has at most [`TextSample::CAPACITY`] bytes.
 fn count(text: &str) -> u64 {
     // The tokenizer's regular expressions may give up on a strange text, and it panics then.
+    LOADED.store(true, Ordering::Relaxed);
     let counted = catch_unwind(AssertUnwindSafe(|| tiktoken_rs::o200k_base_singleton().encode_ordinary(text).len()));
     counted.map_or_else(|_| (text.len() as u64).div_ceil(BYTES_PER_TOKEN), |tokens| tokens as u64)
 }
@@ -118,6 +133,13 @@ mod tests {
     use super::*;
     use crate::call::ResponseFacts;
     use crate::meter::fixture::facts;
+
+    #[test]
+    fn nothing_is_counted_where_the_provider_has_counted() {
+        let mut facts = stream(End::Complete);
+        facts.reply.usage = Some(Usage { input_tokens: Some(9), output_tokens: Some(7), ..Usage::default() });
+        assert_eq!(estimate_with(&facts, &|_| panic!("the tokenizer was asked")), None);
+    }
 
     fn sample(text: &str) -> TextSample {
         let mut sample = TextSample::default();

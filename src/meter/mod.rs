@@ -19,6 +19,7 @@ mod shape;
 mod unwrap;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -59,21 +60,58 @@ pub trait Classify: Send + Sync {
     /// Decides; always answers. `worked` is how long ago the same key last worked, if it did: a refusal of a key that
     /// worked minutes ago is another story than that of one that never did.
     fn judge(&self, facts: &CallFacts, worked: Option<Duration>) -> Judgement;
+
+    /// Text of a first fix. `worked` is as for [`Classify::judge`].
+    fn fix(&self, id: &str, worked: Option<Duration>) -> Option<String>;
 }
 
 impl Classify for Rules {
-    fn judge(&self, facts: &CallFacts, _worked: Option<Duration>) -> Judgement {
-        let verdict = self.classify(&Evidence::from(facts));
+    fn judge(&self, facts: &CallFacts, worked: Option<Duration>) -> Judgement {
+        let mut verdict = self.classify(&Evidence::from(facts));
+        if worked.is_some()
+            && verdict.outcome == Outcome::AuthInvalid
+            && FIXES_OF_NEW_KEYS.contains(&&*verdict.first_fix)
+        {
+            verdict.first_fix = Arc::from(KEY_WORKED_BEFORE);
+        }
         Judgement {
             outcome: verdict.outcome,
             fault: verdict.fault,
             retry: verdict.retry,
-            first_fix: Some(verdict.first_fix).filter(|fix| !fix.is_empty() && &**fix != "none"),
+            first_fix: Some(verdict.first_fix).filter(|_| verdict.outcome != Outcome::Ok),
             error_type: verdict.error_type,
             error_code: verdict.error_code,
         }
     }
+
+    fn fix(&self, id: &str, worked: Option<Duration>) -> Option<String> {
+        let text = Rules::fix(self, id)?;
+        Some(match worked {
+            Some(worked) if id == KEY_WORKED_BEFORE => {
+                text.replacen("worked before", &format!("worked {}", ago(worked)), 1)
+            }
+            _ => text.to_owned(),
+        })
+    }
 }
+
+/// In the largest unit that fits.
+fn ago(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (count, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3_600 => (seconds / 60, "minute"),
+        3_600..86_400 => (seconds / 3_600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+}
+
+/// First fix of a key that worked and is refused now.
+const KEY_WORKED_BEFORE: &str = "key_worked_before";
+/// Fixes that only make sense for a key that never worked; others know more than that it worked (an expired token, a
+/// clock that is wrong).
+const FIXES_OF_NEW_KEYS: [&str; 3] = ["auth_invalid", "mistral_unauthorized", "azure_key_or_endpoint"];
 
 /// What config says to the meter.
 #[derive(Clone)]
@@ -101,6 +139,8 @@ pub struct Meter {
     config: ArcSwap<Snapshot>,
     models: ModelLabels,
     state: Mutex<State>,
+    /// A call has been finished: the price book is decoded.
+    warm: AtomicBool,
 }
 
 /// One state of the configuration: a call sees one from beginning to end.
@@ -133,7 +173,14 @@ impl Meter {
             models: ModelLabels::new(config.max_models),
             config: ArcSwap::from_pointee(Snapshot::from(config)),
             state: Mutex::default(),
+            warm: AtomicBool::new(false),
         }
+    }
+
+    /// Finishing this call may do what is done once a process: decode the price book (some 40 ms) or load the
+    /// estimates' vocabulary (some 0.2 s). Such a call is better finished where blocking is allowed.
+    pub fn may_block(&self, facts: &CallFacts) -> bool {
+        !self.warm.load(Ordering::Relaxed) || estimate::may_load(facts)
     }
 
     /// Replaces the configuration; calls that finish from now on see the new one.
@@ -145,6 +192,11 @@ impl Meter {
     /// The price book in use.
     pub fn prices(&self) -> Arc<PriceBook> {
         self.config.load().config.prices.clone()
+    }
+
+    /// Text of a first fix by the rules in use.
+    pub fn fix(&self, id: &str, worked: Option<Duration>) -> Option<String> {
+        self.config.load().config.rules.fix(id, worked)
     }
 
     /// How often a model name became `other`.
@@ -225,6 +277,7 @@ impl Meter {
                 stated_cost: facts.reply.stated_cost,
             }),
         };
+        self.warm.store(true, Ordering::Relaxed);
         let listed = config.prices.listed(&facts.provider, facts.price_as.as_deref(), &models);
         let model_label = self.models.label(&models, listed.as_deref(), confirmed);
         let mut usage = usage;
@@ -299,6 +352,7 @@ impl Meter {
             cost: priced.cost,
             cost_stated: priced.stated,
             partly_priced: priced.partial,
+            unpriced_tokens: priced.unpriced_tokens,
             unpriced_reason: priced.reason,
             service_tier: tier.map(str::to_owned),
             max_tokens: facts.request.max_tokens,
@@ -316,6 +370,7 @@ impl Meter {
             provider: facts.provider,
             server_address: facts.server_address,
             method: facts.request.method,
+            url: facts.request.url,
             key: facts.key.fingerprint,
             response_id: facts.reply.id,
             conversation_id: facts.reply.conversation_id,

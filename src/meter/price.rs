@@ -115,6 +115,8 @@ pub struct Priced {
     pub stated: bool,
     /// At least one kind of unit had no rate and is missing in `cost`.
     pub partial: bool,
+    /// Tokens among them.
+    pub unpriced_tokens: u64,
     /// Why there is no cost.
     pub reason: Option<UnpricedReason>,
 }
@@ -176,20 +178,31 @@ impl PriceBook {
             return Priced::unpriced(UnpricedReason::NoUsage);
         }
         let mut whole = self.price_one(input, input.models, input.usage);
+        let mut seen = tokens(input.usage);
         for part in input.parts.iter().filter(|part| !part.usage.is_empty()) {
             let priced = match &part.model {
                 Some(model) => self.price_one(input, &[model.as_str()], &part.usage),
                 None => self.price_one(input, input.models, &part.usage),
             };
             whole = match (whole.cost, priced.cost) {
-                (Some(cost), Some(more)) => {
-                    Priced { cost: Some(cost + more), partial: whole.partial || priced.partial, ..whole }
-                }
+                (Some(cost), Some(more)) => Priced {
+                    cost: Some(cost + more),
+                    partial: whole.partial || priced.partial,
+                    unpriced_tokens: whole.unpriced_tokens.saturating_add(priced.unpriced_tokens),
+                    ..whole
+                },
                 // A part that has no price makes the whole partial; it does not take the price away from the rest.
-                (Some(_), None) => Priced { partial: true, ..whole },
-                (None, Some(_)) => Priced { partial: true, ..priced },
+                (Some(_), None) => {
+                    let unpriced_tokens = whole.unpriced_tokens.saturating_add(tokens(&part.usage));
+                    Priced { partial: true, unpriced_tokens, ..whole }
+                }
+                (None, Some(_)) => {
+                    let unpriced_tokens = seen.saturating_add(priced.unpriced_tokens);
+                    Priced { partial: true, unpriced_tokens, ..priced }
+                }
                 (None, None) => whole,
             };
+            seen = seen.saturating_add(tokens(&part.usage));
         }
         whole
     }
@@ -253,8 +266,15 @@ impl PriceBook {
                 Err(_) => break None,
             }
         };
+        let unpriced_tokens = if missing == Missing::Some { listed.rates.missing_tokens(usage) } else { 0 };
         match cost {
-            Some(cost) => Priced { model_id: Some(listed.id.clone()), cost: Some(cost), partial, ..Priced::default() },
+            Some(cost) => Priced {
+                model_id: Some(listed.id.clone()),
+                cost: Some(cost),
+                partial,
+                unpriced_tokens,
+                ..Priced::default()
+            },
             None => Priced { model_id: Some(listed.id.clone()), ..Priced::unpriced(UnpricedReason::NoRate) },
         }
     }
@@ -390,6 +410,21 @@ impl Rates {
         }
     }
 
+    /// Tokens without a rate.
+    fn missing_tokens(self, usage: &Usage) -> u64 {
+        let of = |count: Option<u64>, rate: bool| if rate { 0 } else { count.unwrap_or(0) };
+        let billed_otherwise = [
+            (usage.search_units, self.search_units),
+            (usage.input_audio_millis, self.audio_seconds),
+            (usage.input_characters, self.characters),
+            (usage.pages, self.pages),
+        ];
+        if billed_otherwise.iter().any(|&(count, rate)| rate && count.is_some_and(|count| count > 0)) {
+            return 0;
+        }
+        of(usage.input_tokens, self.input_tokens).saturating_add(of(usage.output_tokens, self.output_tokens))
+    }
+
     fn any_unit(self) -> bool {
         self.search_units || self.audio_seconds || self.characters || self.pages
     }
@@ -452,6 +487,11 @@ fn counts(usage: &Usage) -> Counts {
         counts.insert(UsageKey::CACHE_IMAGE_READ_TOKENS, image_read as f64);
     }
     counts
+}
+
+/// All tokens of an answer.
+fn tokens(usage: &Usage) -> u64 {
+    usage.input_tokens.unwrap_or(0).saturating_add(usage.output_tokens.unwrap_or(0))
 }
 
 /// The counts that have no parts.

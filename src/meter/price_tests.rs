@@ -114,9 +114,9 @@ fn zero_is_a_price_only_where_the_book_says_so() {
     assert_eq!((free.cost, free.reason, free.partial), (Some(Money::ZERO), None, false));
     // An embedding model has no rate for output.
     let odd = BOOK.price(&input("openai", &["text-embedding-3-small"], &used));
-    assert_eq!((odd.cost, odd.partial), (cost("0.0000002"), true));
+    assert_eq!((odd.cost, odd.partial, odd.unpriced_tokens), (cost("0.0000002"), true, 10));
     let plain = BOOK.price(&input("openai", &["text-embedding-3-small"], &usage(10, 0)));
-    assert_eq!((plain.cost, plain.partial), (cost("0.0000002"), false));
+    assert_eq!((plain.cost, plain.partial, plain.unpriced_tokens), (cost("0.0000002"), false, 0));
     let nothing = BOOK.price(&input("openai", &["gpt-4o"], &usage(0, 0)));
     assert_eq!((nothing.cost, nothing.reason), (Some(Money::ZERO), None));
 }
@@ -162,7 +162,10 @@ fn parts_are_priced_by_their_own_model() {
     assert_eq!((priced.cost, priced.partial), (cost("4.15"), false));
     let parts = [UsagePart { model: Some("made-up".into()), usage: usage(1, 0) }];
     let priced = BOOK.price(&PriceInput { parts: &parts, ..call });
-    assert_eq!((priced.cost, priced.partial), (cost("2"), true));
+    assert_eq!((priced.cost, priced.partial, priced.unpriced_tokens), (cost("2"), true, 1));
+    let parts = [UsagePart { model: Some("gpt-4o-mini".into()), usage: usage(1_000_000, 0) }];
+    let turned = BOOK.price(&PriceInput { parts: &parts, ..input("openai", &["made-up"], &usage(7, 5)) });
+    assert_eq!((turned.cost, turned.partial, turned.unpriced_tokens), (cost("0.15"), true, 12));
 }
 
 #[test]
@@ -232,7 +235,7 @@ fn units_other_than_tokens() {
     assert_eq!(BOOK.price(&input("anthropic", &["claude-sonnet-4-6"], &searched)).cost, cost("0.02"));
     let unrated =
         BOOK.price(&input("groq", &["llama-3.3-70b-versatile"], &Usage { web_searches: Some(2), ..usage(9, 9) }));
-    assert!(unrated.cost.is_some() && unrated.partial, "{unrated:?}");
+    assert!(unrated.cost.is_some() && unrated.partial && unrated.unpriced_tokens == 0, "{unrated:?}");
     // Perplexity charges each request, whatever it used.
     assert_eq!(BOOK.price(&input("perplexity", &["sonar"], &usage(0, 0))).cost, cost("0.012"));
 }

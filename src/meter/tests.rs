@@ -18,6 +18,10 @@ impl Classify for ByStatus {
         let error_code = worked.map(|worked| format!("worked {} s ago", worked.as_secs()));
         Judgement { outcome, fault, retry, first_fix: None, error_type: None, error_code }
     }
+
+    fn fix(&self, _: &str, _: Option<Duration>) -> Option<String> {
+        None
+    }
 }
 
 fn config() -> MeterConfig {
@@ -165,6 +169,15 @@ fn what_is_not_billed() {
     );
     assert_eq!(reason(&|f| status(f, 500)), None, "an error that states usage is billed");
     assert_eq!(reason(&|f| f.reply.usage = None), Some(UnpricedReason::NoUsage));
+    let session = |stream| {
+        reason(&|f| {
+            (f.operation, f.protocol) = (Operation::Realtime, Protocol::Opaque);
+            f.request.stream = stream;
+            f.reply.usage = None;
+        })
+    };
+    assert_eq!(session(None), Some(UnpricedReason::NotBilled), "a session is made, nothing is said in it");
+    assert_eq!(session(Some(true)), Some(UnpricedReason::NoUsage), "a session in a format that is not read");
     assert_eq!(
         reason(&|f| {
             f.response = None;
@@ -318,5 +331,43 @@ fn any_facts_make_one_record() {
                 }
             }
         }
+    }
+}
+
+/// The rules by their own: what is to be done first about a key that worked is not what a new key needs.
+#[test]
+fn a_key_that_worked_has_another_first_fix() {
+    let rules = Rules::embedded();
+    let refused = |provider: &str, status: u16, body: &str| {
+        let mut facts = facts();
+        facts.provider = provider.into();
+        facts.response = Some(ResponseFacts { status, ..ResponseFacts::default() });
+        facts.reply = Reply { error: Some(ErrorFacts { body: body.into(), in_stream: false }), ..Reply::default() };
+        facts
+    };
+    let fix = |facts: &CallFacts, worked| {
+        let judged = rules.judge(facts, worked);
+        (judged.outcome, judged.first_fix.as_deref().unwrap_or_default().to_owned())
+    };
+    let before = Some(Duration::from_secs(185));
+    let wrong =
+        refused("openai", 401, r#"{"error":{"message":"Incorrect API key provided","code":"invalid_api_key"}}"#);
+    assert_eq!(fix(&wrong, None), (Outcome::AuthInvalid, "auth_invalid".to_owned()));
+    assert_eq!(fix(&wrong, before), (Outcome::AuthInvalid, "key_worked_before".to_owned()));
+    let mistral = refused("mistral", 401, r#"{"message":"Unauthorized"}"#);
+    assert_eq!(fix(&mistral, None), (Outcome::AuthInvalid, "mistral_unauthorized".to_owned()));
+    assert_eq!(fix(&mistral, before), (Outcome::AuthInvalid, "key_worked_before".to_owned()));
+    let clock = refused(
+        "bedrock",
+        403,
+        r#"{"message":"Signature expired: 20250101T000000Z is now earlier than 20250101T000500Z"}"#,
+    );
+    assert_eq!(fix(&clock, before), fix(&clock, None), "a clock that is wrong stays one");
+
+    let text = |worked| Classify::fix(&rules, "key_worked_before", worked).expect("a text");
+    assert!(text(None).starts_with("this key worked before: "), "{}", text(None));
+    for (seconds, words) in [(1, "1 second"), (185, "3 minutes"), (7_300, "2 hours"), (90_000, "1 day")] {
+        let text = text(Some(Duration::from_secs(seconds)));
+        assert!(text.starts_with(&format!("this key worked {words} ago: ")), "{text}");
     }
 }

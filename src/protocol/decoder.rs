@@ -209,7 +209,9 @@ impl Decoder {
                 || ended.unwrap_or_else(|| match reading.protocol {
                     // Perplexity, Writer and Groq end some streams after the finish reason, without `[DONE]`.
                     Protocol::OpenaiChat | Protocol::OpenaiCompletions => {
-                        whole && reply.finish_reasons.iter().any(|reason| !reason.is_empty())
+                        whole
+                            && (reply.finish_reasons.iter().any(|reason| !reason.is_empty())
+                                || !reading.family.has_terminal_event())
                     }
                     _ => whole && !reading.family.has_terminal_event(),
                 })

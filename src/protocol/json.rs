@@ -348,6 +348,20 @@ impl Pruner {
                     self.text_bytes = 0;
                 }
                 self.state = State::Text(role);
+                // Most strings are short, whole and without escapes.
+                if role != Role::Deep
+                    && let Some(text) = plain_string(&bytes[1..])
+                {
+                    match role {
+                        Role::Keep => self.put_here(cut(text, self.max_string).into()),
+                        _ => {
+                            sink.text(text);
+                            self.put_here(Value::from(text.len()));
+                        }
+                    }
+                    self.after_value();
+                    return text.len() + 2;
+                }
                 1 + self.text(role, &bytes[1..], sink)
             }
             b'{' | b'[' => {
@@ -404,7 +418,11 @@ impl Pruner {
         if mode == Mode::Deep && self.slot.mode != Mode::Deep {
             self.text_bytes = 0;
         }
-        let kind = if array { Kind::Array(Vec::new(), 0) } else { Kind::Object(Map::new()) };
+        let kind = match array {
+            true => Kind::Array(Vec::new(), 0),
+            // Most documents keep four to eight members: room for them at once.
+            false => Kind::Object(Map::with_capacity(if is_root { 8 } else { 0 })),
+        };
         self.arrays += usize::from(array);
         self.stack.push(Frame {
             slot: Slot { node: self.slot.node, mode },
@@ -487,13 +505,11 @@ impl Pruner {
 
     /// A key, from behind its opening quote. Returns the bytes taken.
     fn key(&mut self, bytes: &[u8]) -> usize {
-        if let Some(end) = memchr2(b'"', b'\\', bytes)
-            && bytes[end] == b'"'
-            && end <= MAX_KEY
-            && let Ok(key) = std::str::from_utf8(&bytes[..end])
+        if let Some(key) = plain_string(bytes)
+            && key.len() <= MAX_KEY
         {
             self.end_key(key);
-            return end + 1;
+            return key.len() + 1;
         }
         self.text.clear();
         self.state = State::Text(Role::Key);
@@ -630,6 +646,12 @@ impl Pruner {
             }
         }
     }
+}
+
+/// The inside of a string that ends within `bytes` and has no escapes.
+fn plain_string(bytes: &[u8]) -> Option<&str> {
+    let end = memchr2(b'"', b'\\', bytes).filter(|end| bytes[*end] == b'"')?;
+    std::str::from_utf8(&bytes[..end]).ok()
 }
 
 /// The first quote or bracket.

@@ -314,7 +314,8 @@ impl Sse {
     /// The data is not `[DONE]`: says what it is by its first byte and reads `seen`, which looked like it, again.
     fn settle(&mut self, seen: &[u8], next: u8, sink: &mut dyn TextSink) {
         self.data = match seen.first().unwrap_or(&next) {
-            b'{' | b'[' | b'"' => Data::Json { error: self.name() == Some("error") },
+            // A bare string is as good as text: Replicate streams words, quotes and all.
+            b'{' | b'[' => Data::Json { error: self.name() == Some("error") },
             _ => Data::Plain,
         };
         if self.wrapped && self.data != Data::Plain {

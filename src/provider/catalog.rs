@@ -345,7 +345,12 @@ fn change_provider(
 ) {
     if let Some(url) = &change.base_url {
         match Endpoint::of_url(url) {
-            Ok(endpoint) => provider.move_to(endpoint),
+            Ok(endpoint) => {
+                // A host that config itself declares to be this provider is no stand-in for it.
+                let mut own = change.hosts.iter().filter_map(|host| host_entry(host).ok());
+                let declared = own.any(|host| endpoint.hosts.contains(&host));
+                provider.move_to(endpoint, declared);
+            }
             Err(message) => {
                 let place = (url.scheme(), url.host_str().unwrap_or(""), url.path());
                 let text = format!("{}://{}{}", place.0, place.1, place.2); // without user, password and query
@@ -530,9 +535,10 @@ impl Provider {
         hosts.into_iter().any(|(pattern, own)| own.is_none_or(|own| own == port) && pattern.matches(host))
     }
 
-    /// Makes `to` the upstream of the first endpoint; the hosts known before stay known.
-    fn move_to(&mut self, to: Endpoint) {
-        self.cloud &= matches!(&to.host, EndpointHost::Fixed(host) if self.has_host(host, to.port));
+    /// Makes `to` the upstream of the first endpoint; the hosts known before stay known. `declared`: config says that its
+    /// host is this provider.
+    fn move_to(&mut self, to: Endpoint, declared: bool) {
+        self.cloud &= declared || matches!(&to.host, EndpointHost::Fixed(host) if self.has_host(host, to.port));
         match self.endpoints.first_mut() {
             None => self.endpoints.push(Endpoint { prefixes: vec![(*self.id).into()], ..to }),
             Some(first) => {

@@ -46,11 +46,19 @@ pub struct Catalog {
     providers: Vec<Arc<Provider>>,
     /// First path segment → provider, endpoint.
     prefixes: HashMap<Box<str>, (usize, usize)>,
-    /// Exact host → where, with a port when only that port is meant.
-    hosts: HashMap<Box<str>, Vec<(Option<u16>, usize, usize)>>,
+    /// Exact host → endpoints there.
+    hosts: HashMap<Box<str>, Vec<At>>,
     /// Patterns, in catalogue order.
-    patterns: Vec<(HostPattern, Option<u16>, usize, usize)>,
+    patterns: Vec<(HostPattern, At)>,
     known: Arc<[Box<str>]>,
+}
+
+/// An endpoint of a provider, by index, on one port or on any.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    port: Option<u16>,
+    provider: usize,
+    endpoint: usize,
 }
 
 /// Whose call it is, what it asks for and where it goes.
@@ -117,10 +125,11 @@ impl Catalog {
                     catalog.prefixes.insert(prefix.clone(), (p, e));
                 }
                 for (pattern, port) in &endpoint.hosts {
+                    let at = At { port: *port, provider: p, endpoint: e };
                     if pattern.is_exact() {
-                        catalog.hosts.entry(pattern.as_str().into()).or_default().push((*port, p, e));
+                        catalog.hosts.entry(pattern.as_str().into()).or_default().push(at);
                     } else {
-                        catalog.patterns.push((pattern.clone(), *port, p, e));
+                        catalog.patterns.push((pattern.clone(), at));
                     }
                 }
             }
@@ -178,17 +187,13 @@ impl Catalog {
             false => Cow::Borrowed(host),
         };
         let name = one_loopback(&lower);
-        let is_port = |own: &Option<u16>| own.is_none_or(|own| own == port);
-        let exact = self.hosts.get(name).and_then(|found| found.iter().find(|(own, ..)| is_port(own)));
-        let (p, e) = match exact {
-            Some(&(_, p, e)) => (p, e),
-            None => self
-                .patterns
-                .iter()
-                .find(|(pattern, own, ..)| is_port(own) && pattern.matches(name))
-                .map(|&(_, _, p, e)| (p, e))?,
-        };
-        let (provider, endpoint) = (&self.providers[p], &self.providers[p].endpoints[e]);
+        let is_port = |at: &At| at.port.is_none_or(|own| own == port);
+        let exact = self.hosts.get(name).and_then(|found| found.iter().find(|at| is_port(at)));
+        let by_pattern =
+            || self.patterns.iter().find(|(pattern, at)| is_port(at) && pattern.matches(name)).map(|(_, at)| at);
+        let at = exact.or_else(by_pattern)?;
+        let provider = &self.providers[at.provider];
+        let endpoint = &provider.endpoints[at.endpoint];
         let scheme = match port {
             443 => Scheme::HTTPS,
             80 => Scheme::HTTP,

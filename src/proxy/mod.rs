@@ -19,7 +19,7 @@ use crate::call::{
     Way,
 };
 use crate::export::{Propagation, read_trace_context};
-use crate::listen::Peer;
+use crate::listen::{ClientState, Peer};
 use crate::protocol::{Decoder, ReplyHint, family};
 use crate::provider::{Catalog, Match, UsageInStream, generated_error, keep_response_headers, read_key};
 use crate::tap::inject::{self, HideUsage};
@@ -30,6 +30,19 @@ use crate::upstream::{FreshConnection, Upstream, UpstreamError};
 
 /// Header on answers that keytally made itself; its value is the reason.
 pub const GENERATED_HEADER: &str = "x-keytally-error";
+
+/// W3C Trace Context and Baggage, and both forms of B3.
+const TRACE_HEADERS: [&str; 9] = [
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
+];
 
 /// What one call sees of the configuration, from its first to its last byte.
 pub struct Snapshot {
@@ -45,8 +58,12 @@ pub struct Snapshot {
     pub client: Option<Arc<str>>,
     /// `usage.inject`: ask for usage on the application's behalf.
     pub inject_usage: bool,
-    /// Remove `traceparent`, `tracestate` and `baggage` before a request leaves.
+    /// Which trace headers of the application are read.
+    pub propagation: Propagation,
+    /// Remove trace headers and `baggage` before a request leaves.
     pub strip_context: bool,
+    /// `trace.url`: keep the address of a call, without its query.
+    pub keep_url: bool,
 }
 
 /// Upstream clients: one for all providers, and one for each that names its own certificate authority.
@@ -165,11 +182,14 @@ impl Proxy {
         let sent = send(upstream, request, is_upgrade, &call, snapshot.idle_timeout).await;
         cancelled.disarm();
         match sent {
-            Ok(answer) => pass_on(answer, call, &found, application.zip(Some(peer)), hide, snapshot.idle_timeout),
+            Ok(answer) => {
+                let client = Arc::clone(&peer.client);
+                pass_on(answer, call, &found, application.zip(Some(peer)), hide, snapshot.idle_timeout, client)
+            }
             Err(_) if call.has_request_failed() => {
                 // The application is gone or broke its request off: nobody reads this answer.
                 call.finish(End::ClientCancelled, Reply::default(), |_| ());
-                generated(&call, &found, GeneratedError::BadRequest, "the request broke off before its end")
+                own_answer(StatusCode::BAD_REQUEST, GeneratedError::BadRequest, Vec::new())
             }
             Err(error) => generated(&call, &found, error.kind, &error.detail),
         }
@@ -208,6 +228,7 @@ fn pass_on(
     application: Option<(hyper::upgrade::OnUpgrade, Peer)>,
     hide: Option<HideUsage>,
     idle_timeout: Duration,
+    client: Arc<ClientState>,
 ) -> Response<AnswerBody> {
     let (mut parts, body) = answer.into_parts();
     let connect = parts.extensions.get::<FreshConnection>().and_then(FreshConnection::take);
@@ -249,7 +270,7 @@ fn pass_on(
     if hide.is_some() {
         parts.headers.remove(CONTENT_LENGTH);
     }
-    Response::from_parts(parts, AnswerBody::watched(body, call, decoder, unpack, hide, idle_timeout))
+    Response::from_parts(parts, AnswerBody::watched(body, call, decoder, unpack, hide, idle_timeout, client))
 }
 
 fn decoder(protocol: Protocol, status: u16, content_type: Option<&str>) -> Decoder {
@@ -284,12 +305,9 @@ fn readdress(
     upgrade: Option<HeaderValue>,
     strip_context: bool,
 ) -> Result<(), String> {
-    let default_port = if found.scheme == http::uri::Scheme::HTTPS { 443 } else { 80 };
-    let authority =
-        if found.port == default_port { found.host.to_string() } else { format!("{}:{}", found.host, found.port) };
     parts.uri = Uri::builder()
         .scheme(found.scheme.clone())
-        .authority(authority)
+        .authority(authority_of(found))
         .path_and_query(found.path_and_query.as_str())
         .build()
         .map_err(|error| format!("the request's path cannot be sent on: {error}"))?;
@@ -301,7 +319,7 @@ fn readdress(
         headers::set_upgrade(&mut parts.headers, protocol);
     }
     if strip_context {
-        for name in ["traceparent", "tracestate", "baggage"] {
+        for name in TRACE_HEADERS {
             parts.headers.remove(name);
         }
     }
@@ -332,6 +350,7 @@ fn open_facts(snapshot: &Snapshot, method: &Method, headers: &HeaderMap, found: 
         request: RequestFacts {
             method: method_name(method),
             url_model: found.url_model.clone(),
+            url: snapshot.keep_url.then(|| address_of(found)),
             stream: found.stream,
             hash: target_hash(method, &found.path_and_query),
             sdk_retry_count: sdk_retry_count(headers),
@@ -349,7 +368,7 @@ fn blank_facts(snapshot: &Snapshot, headers: &HeaderMap) -> CallFacts {
     CallFacts {
         call_id: CallId::new(now),
         started: now,
-        trace: read_trace_context(headers, Propagation::default()),
+        trace: read_trace_context(headers, snapshot.propagation),
         way: Way::BaseUrl,
         provider: Arc::from("other"),
         price_as: None,
@@ -367,6 +386,17 @@ fn blank_facts(snapshot: &Snapshot, headers: &HeaderMap) -> CallFacts {
         generated: None,
         timing: Timing::default(),
     }
+}
+
+/// Where the call goes, without its query: some providers take the key there.
+fn address_of(found: &Match) -> String {
+    let path = found.path_and_query.split('?').next().unwrap_or_default();
+    format!("{}://{}{path}", found.scheme, authority_of(found)).chars().take(256).collect()
+}
+
+fn authority_of(found: &Match) -> String {
+    let default_port = if found.scheme == http::uri::Scheme::HTTPS { 443 } else { 80 };
+    if found.port == default_port { found.host.to_string() } else { format!("{}:{}", found.host, found.port) }
 }
 
 /// The method where it is a known one; anything else is client text.

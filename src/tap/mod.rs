@@ -193,10 +193,12 @@ fn guarded<T>(stage: &str, bytes: &[u8], work: impl FnOnce() -> T) -> Option<T> 
 
 /// Adds what the body said to what head and connection said.
 fn merge_request(head: &mut RequestFacts, body: RequestFacts) {
-    let RequestFacts { method, url_model, bytes, sdk_retry_count, user_agent, stream, hash, .. } = std::mem::take(head);
+    let RequestFacts { method, url_model, url, bytes, sdk_retry_count, user_agent, stream, hash, .. } =
+        std::mem::take(head);
     *head = RequestFacts {
         method,
         url_model,
+        url,
         bytes,
         sdk_retry_count,
         user_agent,

@@ -95,9 +95,13 @@ impl FreshConnection {
     }
 }
 
+/// Makes the guard that counts a connection as open.
+pub type Opened = Arc<dyn Fn() -> Box<dyn Send> + Send + Sync>;
+
 /// The connector of both pools.
 #[derive(Clone)]
 pub struct Connector {
+    opened: Opened,
     tcp: HttpConnector<Resolver>,
     tls: TlsConnector,
     proxies: Arc<Matcher>,
@@ -105,7 +109,12 @@ pub struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(settings: &UpstreamSettings, roots: &Roots, http2: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        settings: &UpstreamSettings,
+        roots: &Roots,
+        http2: bool,
+        opened: &Opened,
+    ) -> anyhow::Result<Self> {
         let mut tcp = HttpConnector::new_with_resolver(Resolver);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -128,12 +137,14 @@ impl Connector {
                 Matcher::builder().all(proxy.as_str()).no(except.unwrap_or_default()).build()
             }
         };
-        Ok(Self { tcp, tls: Arc::new(tls).into(), proxies: Arc::new(proxies), timeout: settings.connect_timeout })
+        let (tls, proxies, timeout) = (Arc::new(tls).into(), Arc::new(proxies), settings.connect_timeout);
+        Ok(Self { opened: Arc::clone(opened), tcp, tls, proxies, timeout })
     }
 
     async fn connect(self, uri: Uri) -> Result<UpstreamIo, ConnectError> {
         let started = Instant::now();
         let timeout = self.timeout;
+        let opened = Arc::clone(&self.opened);
         let target = format!("{}:{}", uri.host().unwrap_or("?"), port(&uri));
         let connecting = self.connect_steps(uri, &target);
         let Ok(outcome) = tokio::time::timeout(timeout, connecting).await else {
@@ -143,6 +154,7 @@ impl Connector {
         outcome.map(|(stream, proxied)| UpstreamIo {
             stream,
             proxied,
+            open: opened(),
             fresh: FreshConnection(Arc::new((AtomicBool::new(false), started.elapsed()))),
         })
     }
@@ -249,6 +261,7 @@ pin_project_lite::pin_project! {
         #[pin]
         stream: UpstreamStream,
         proxied: bool,
+        open: Box<dyn Send>,
         fresh: FreshConnection,
     }
 }

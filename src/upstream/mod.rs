@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::call::GeneratedError;
 use crate::config::UpstreamProxy;
-pub use connect::{ConnectError, Connector, FreshConnection, Roots};
+pub use connect::{ConnectError, Connector, FreshConnection, Opened, Roots};
 
 /// How upstream connections are made; see `docs/configuration.md`, `upstream`.
 #[derive(Clone, Debug)]
@@ -69,14 +69,14 @@ where
     B: Body<Data = Bytes> + Send + 'static + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Builds both pools.
+    /// Builds both pools. `opened` makes a guard for each connection, which lives as long as it does.
     ///
     /// # Errors
     /// A certificate file that cannot be read, or a proxy URL that cannot be used.
-    pub fn new(settings: &UpstreamSettings) -> anyhow::Result<Self> {
+    pub fn new(settings: &UpstreamSettings, opened: &Opened) -> anyhow::Result<Self> {
         let roots = Roots::load(&settings.ca_files)?;
-        let any = Connector::new(settings, &roots, settings.http2)?;
-        let http1 = Connector::new(settings, &roots, false)?;
+        let any = Connector::new(settings, &roots, settings.http2, opened)?;
+        let http1 = Connector::new(settings, &roots, false, opened)?;
         let build = |connector| {
             let mut builder = Client::builder(TokioExecutor::new());
             builder

@@ -2,6 +2,7 @@
 //! by name and labels ([`metrics`]). The provider is simulated by `keytally::demo::simulator`.
 
 pub mod client;
+pub mod collector;
 pub mod metrics;
 pub mod recorded;
 pub mod sidecar;

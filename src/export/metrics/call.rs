@@ -255,10 +255,14 @@ impl ProviderModelDelta {
     pub fn of(record: &CallRecord, exemplar: Option<Exemplar>, histograms: bool) -> Self {
         let pricing = pricing_status(record);
         let mut delta = Self { pricing, exemplar, ..Self::default() };
-        if pricing == Some(PricingStatus::Unpriced) {
-            let (input, output) = (record.usage.input_tokens, record.usage.output_tokens);
-            delta.unpriced = input.unwrap_or(0).saturating_add(output.unwrap_or(0));
-        }
+        delta.unpriced = match pricing {
+            Some(PricingStatus::Unpriced) => {
+                let (input, output) = (record.usage.input_tokens, record.usage.output_tokens);
+                input.unwrap_or(0).saturating_add(output.unwrap_or(0))
+            }
+            Some(PricingStatus::Partial) => record.unpriced_tokens,
+            Some(PricingStatus::Priced | PricingStatus::Free) | None => 0,
+        };
         if histograms {
             let result = if record.outcome == Outcome::Ok { CallResult::Ok } else { CallResult::Error };
             delta.duration = Some((result, as_nanos(record.timing.total)));

@@ -346,6 +346,7 @@ impl Inner {
         for (reason, n) in Unreadable::ALL.iter().zip(&self.own.tap) {
             walk.fixed(&f::TAP_OVERFLOWS, &[reason.as_str()], n.load(Ordering::Relaxed));
         }
+        walk.fixed(&f::MALFORMED_CONTEXTS, &[], self.own.malformed_contexts.load(Ordering::Relaxed));
         for (label, n) in f::OverflowLabel::ALL.iter().zip(&self.own.overflow) {
             walk.fixed(&f::LABEL_OVERFLOW, &[label.as_str()], n.load(Ordering::Relaxed));
         }

@@ -230,6 +230,8 @@ families! {
         "Telemetry items waiting for export.";
     TAP_OVERFLOWS = Counter Stable "keytally_tap_overflows_total", "", ["reason"],
         "Calls with a body that could not be read; its bytes passed untouched.";
+    MALFORMED_CONTEXTS = Counter Experimental "keytally_malformed_trace_contexts_total", "", [],
+        "Calls whose trace context could not be read; their spans are roots.";
     LABEL_OVERFLOW = Counter Stable "keytally_label_overflow_total", "", ["label"],
         "How often a label value was folded into other because a ceiling was reached.";
     CONFIG_RELOAD_OK = Gauge Stable "keytally_config_last_reload_successful", "", [],

@@ -3,7 +3,7 @@
 //! Bounded by the ceilings on keys and series; holds fingerprints and names only.
 
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::series::{Budget, Count, Tier, lock};
 use crate::call::{CallRecord, Fault, Finding, Fingerprint, Money, Outcome};
@@ -185,6 +185,12 @@ pub struct Verdict {
     /// Id of the first fix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_fix: Option<Arc<str>>,
+    /// How long before it the key's latest successful call had begun.
+    #[serde(skip)]
+    pub worked_before: Option<Duration>,
+    /// Its text, once who knows the rules has put it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
 }
 
 /// RFC 3339 in UTC, to the millisecond.
@@ -197,7 +203,14 @@ impl Key {
     pub fn status(&self) -> KeyStatus {
         let state = lock(&self.state).clone();
         let verdict = |last: Option<(SystemTime, Outcome, Fault, Option<Arc<str>>)>| {
-            last.map(|(time, outcome, fault, first_fix)| Verdict { time: rfc3339(time), outcome, fault, first_fix })
+            last.map(|(time, outcome, fault, first_fix)| Verdict {
+                time: rfc3339(time),
+                outcome,
+                fault,
+                first_fix,
+                worked_before: state.last_success.and_then(|worked| time.duration_since(worked).ok()),
+                fix: None,
+            })
         };
         let findings = Finding::ALL.iter().zip(&state.findings);
         KeyStatus {

@@ -30,12 +30,12 @@ fn start(traces: TraceSettings) -> Running {
 }
 
 fn to(address: &str) -> TraceSettings {
-    let otlp = OtlpSettings { endpoint: Some(address.to_owned()), ..OtlpSettings::default() };
+    let otlp = OtlpSettings { endpoint: Some(address.parse().unwrap()), ..OtlpSettings::default() };
     TraceSettings { otlp, delay: Duration::from_millis(20), ..TraceSettings::default() }
 }
 
 fn http(collector: &Collector) -> TraceSettings {
-    to(&format!("http://{}", collector.address))
+    to(&format!("http://{}/v1/traces", collector.address))
 }
 
 impl Running {
@@ -137,7 +137,7 @@ async fn over_tls() {
     };
     for protocol in [OtlpProtocol::HttpProtobuf, OtlpProtocol::Grpc] {
         let collector = Collector::with_tls(server()).await;
-        let mut settings = to(&format!("https://localhost:{}", collector.address.port()));
+        let mut settings = to(&format!("https://localhost:{}/v1/traces", collector.address.port()));
         settings.otlp.protocol = protocol;
         let mut unknown_authority = settings.clone();
         unknown_authority.otlp.timeout = Duration::from_secs(1);
@@ -234,7 +234,7 @@ async fn grpc_losses_too() {
 async fn a_collector_that_restarts_costs_nothing() {
     for protocol in [OtlpProtocol::HttpProtobuf, OtlpProtocol::Grpc] {
         let address = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let mut settings = to(&format!("http://{address}"));
+        let mut settings = to(&format!("http://{address}/v1/traces"));
         settings.otlp.protocol = protocol;
         let running = start(settings);
         running.record(10);
@@ -307,7 +307,8 @@ async fn settings_that_cannot_work_are_told() {
     };
     assert_eq!(wrong(|_| ()), Ok(()));
     let messages = [
-        wrong(|otlp| otlp.endpoint = Some("not an address".to_owned())),
+        wrong(|otlp| otlp.endpoint = "ftp://127.0.0.1".parse().ok()),
+        wrong(|otlp| otlp.endpoint = "http://user:made-up-secret@127.0.0.1".parse().ok()),
         wrong(|otlp| otlp.headers = OtlpHeaders(vec![("bad name".to_owned(), "made-up-secret".to_owned())])),
         wrong(|otlp| otlp.headers = OtlpHeaders(vec![("x".to_owned(), "made-up-secret\n".to_owned())])),
         wrong(|otlp| otlp.ca_file = Some("/does/not/exist.pem".into())),
@@ -315,7 +316,7 @@ async fn settings_that_cannot_work_are_told() {
         wrong(|otlp| otlp.client_key = Some("/dev/null".into())),
     ];
     let messages: BTreeSet<String> = messages.into_iter().map(|message| message.unwrap_err()).collect();
-    assert_eq!(messages.len(), 6, "{messages:#?}");
+    assert_eq!(messages.len(), 7, "{messages:#?}");
     assert!(messages.iter().all(|message| !message.contains("made-up-secret")), "{messages:#?}");
 }
 

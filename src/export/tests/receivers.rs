@@ -1,7 +1,7 @@
 //! Spans as receivers that are not ours read them: rotel (HTTP and gRPC) and oteltap (HTTP), both from PyPI.
 //!
-//! They are looked for in the virtual environment that `KEYTALLY_VENV` names, else in `.venv` beside `Cargo.toml`; without
-//! them these tests say so and check nothing.
+//! `tests/tools/install.sh` installs them; without them these tests say so and check nothing, or fail where
+//! `KEYTALLY_REQUIRE_TOOLS` is set.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -18,9 +18,15 @@ impl Drop for Killed {
     }
 }
 
-fn tool(found: impl Fn(&Path) -> Option<PathBuf>) -> Option<PathBuf> {
-    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv");
-    found(&std::env::var_os("KEYTALLY_VENV").map_or_else(own, PathBuf::from)).filter(|path| path.is_file())
+fn tool(name: &str, found: impl Fn(&Path) -> Option<PathBuf>) -> Option<PathBuf> {
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/venv");
+    let found = found(&venv).filter(|path| path.is_file());
+    if found.is_none() {
+        let required = std::env::var_os("KEYTALLY_REQUIRE_TOOLS").is_some();
+        assert!(!required, "{name} is missing; run tests/tools/install.sh");
+        println!("skipped: {name} is missing; `make test` installs it");
+    }
+    found
 }
 
 fn free_port() -> u16 {
@@ -29,7 +35,9 @@ fn free_port() -> u16 {
 
 async fn export_to(port: u16, protocol: OtlpProtocol, records: Vec<CallRecord>) -> Arc<Counted> {
     wait_until("the receiver listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
-    let otlp = OtlpSettings { endpoint: Some(format!("http://127.0.0.1:{port}")), protocol, ..OtlpSettings::default() };
+    let path = if protocol == OtlpProtocol::Grpc { "" } else { "/v1/traces" };
+    let endpoint = format!("http://127.0.0.1:{port}{path}").parse().ok();
+    let otlp = OtlpSettings { endpoint, protocol, ..OtlpSettings::default() };
     let traces = TraceSettings { otlp, ..TraceSettings::default() };
     let counted = Arc::new(Counted::default());
     let settings = ExportSettings { log: None, traces };
@@ -43,25 +51,18 @@ async fn export_to(port: u16, protocol: OtlpProtocol, records: Vec<CallRecord>) 
 
 #[tokio::test]
 async fn rotel_reads_our_spans() {
-    let agent = tool(|venv| {
+    let agent = tool("rotel", |venv| {
         let versions = std::fs::read_dir(venv.join("lib")).ok()?;
         let agents = versions.filter_map(|entry| Some(entry.ok()?.path().join("site-packages/rotel/rotel-agent")));
         agents.into_iter().find(|agent| agent.is_file())
     });
-    let Some(agent) = agent else {
-        println!("skipped: no rotel; pip install rotel into .venv, or name another environment in KEYTALLY_VENV");
-        return;
-    };
-    // A copy, because the package's own file is not executable.
+    let Some(agent) = agent else { return };
     let directory = tempfile::tempdir().unwrap();
-    let runnable = directory.path().join("rotel-agent");
-    std::fs::copy(agent, &runnable).unwrap();
-    std::fs::set_permissions(&runnable, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let (grpc, http) = (free_port(), free_port());
     let printed = directory.path().join("printed");
     let output = std::fs::File::create(&printed).unwrap();
     let _agent = Killed(
-        Command::new(runnable)
+        Command::new(agent)
             .args(["start", "--exporter", "blackhole", "--debug-log", "traces"])
             .args(["--debug-log-verbosity", "detailed"])
             .args(["--otlp-grpc-endpoint", &format!("127.0.0.1:{grpc}")])
@@ -97,10 +98,7 @@ async fn rotel_reads_our_spans() {
 
 #[tokio::test]
 async fn oteltap_reads_our_spans() {
-    let Some(tap) = tool(|venv| Some(venv.join("bin/oteltap"))) else {
-        println!("skipped: no oteltap; pip install oteltap into .venv, or name another environment in KEYTALLY_VENV");
-        return;
-    };
+    let Some(tap) = tool("oteltap", |venv| Some(venv.join("bin/oteltap"))) else { return };
     let directory = tempfile::tempdir().unwrap();
     let printed = directory.path().join("printed");
     let port = free_port();

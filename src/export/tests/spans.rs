@@ -69,6 +69,7 @@ fn a_good_streamed_call() {
         ("openai.response.service_tier", "default".into()),
         ("server.address", "api.openai.com".into()),
         ("server.port", 443.into()),
+        ("url.full", "https://api.openai.com/v1/chat/completions".into()),
         ("http.request.method", "POST".into()),
         ("http.response.status_code", 200.into()),
         ("keytally.outcome", "ok".into()),

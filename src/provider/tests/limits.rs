@@ -8,7 +8,10 @@ use crate::call::{LimitResource as R, Limits, RateLimit};
 /// 2026-05-15T12:00:00Z.
 const NOON: u64 = 1_778_846_400;
 
-fn read(provider: &str, headers: &[(&str, &str)], text: Option<&str>) -> Limits {
+/// Headers as (name, value).
+type Pairs<'p> = &'p [(&'p str, &'p str)];
+
+fn read(provider: &str, headers: Pairs, text: Option<&str>) -> Limits {
     let catalog = Catalog::embedded();
     let kept: Vec<(Box<str>, Box<str>)> = headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOON);
@@ -21,7 +24,7 @@ fn one(resource: R, limit: Option<f64>, remaining: Option<f64>, reset_millis: Op
 
 #[test]
 fn header_formats() {
-    let cases: &[(&str, &[(&str, &str)], Vec<RateLimit>)] = &[
+    let cases: &[(&str, Pairs, Vec<RateLimit>)] = &[
         (
             "openai",
             &[
@@ -179,7 +182,7 @@ fn limits_in_the_body() {
 #[test]
 fn waits() {
     let text = |message: &str| format!("{{\"error\":{{\"message\":{message:?}}}}}");
-    let cases: &[(&str, &[(&str, &str)], String, Option<f64>)] = &[
+    let cases: &[(&str, Pairs, String, Option<f64>)] = &[
         ("openai", &[("retry-after", "1"), ("retry-after-ms", "494")], String::new(), Some(0.494)),
         ("azure_openai", &[("retry-after", "1"), ("retry-after-ms", "0")], String::new(), Some(1.0)),
         ("azure_openai", &[("retry-after", "86400")], String::new(), None),

@@ -250,6 +250,14 @@ fn catalogued_providers_can_be_changed() {
     let catalog = Catalog::build(&[openai, anthropic, mine]).expect("valid");
     assert_eq!(&*base(&catalog, Method::POST, "/oai/v1/responses").provider.id, "openai");
     assert!(catalog.provider("openai").is_some_and(|p| p.cloud), "the same host again is still the cloud");
+    let moved = |hosts: &[&str]| {
+        let base_url = url::Url::parse("http://127.0.0.1:9999").ok();
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let openai = ProviderOverride { id: "openai".into(), base_url, hosts, ..ProviderOverride::default() };
+        Catalog::build(&[openai]).expect("valid").provider("openai").is_some_and(|p| p.cloud)
+    };
+    assert!(!moved(&[]) && !moved(&["127.0.0.1:9998"]), "a stand-in may take any key");
+    assert!(moved(&["127.0.0.1:9999"]), "config says that this host is the provider");
     let found = base(&catalog, Method::POST, "/anthropic/messages");
     assert_eq!((upstream(&found), found.price_as.as_deref()), ("http://gw:1/v1/messages".into(), Some("openrouter")));
     assert!(!found.provider.cloud);

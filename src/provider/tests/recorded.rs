@@ -135,7 +135,8 @@ fn expected_call(exchange: &Exchange) -> (Operation, Protocol) {
         "image" => (O::Image, P::OpenaiImages),
         "audio_speech" => (O::Speech, P::OpenaiAudio),
         "audio_transcription" => (O::Transcription, P::OpenaiAudio),
-        "text_generation" if provider == "watsonx" => (O::TextCompletion, P::Watsonx),
+        // Aleph Alpha counts as watsonx does; one family reads both.
+        "text_generation" if matches!(provider, "watsonx" | "aleph_alpha") => (O::TextCompletion, P::Watsonx),
         "text_generation" => (O::TextCompletion, P::Opaque),
         "sagemaker_invoke" | "prediction" => (O::Other, P::Opaque),
         "count_tokens" => (O::CountTokens, P::Opaque),
@@ -179,9 +180,9 @@ fn every_exchange_is_recognized() {
     let Some(exchanges) = exchanges() else { return };
     let catalog = catalog();
     let mut wrong = Vec::new();
-    let mut check = |ok: bool, what: String| {
+    let mut check = |ok: bool, what: &dyn Fn() -> String| {
         if !ok {
-            wrong.push(what);
+            wrong.push(what());
         }
     };
     for exchange in exchanges {
@@ -198,34 +199,35 @@ fn every_exchange_is_recognized() {
         };
         let by_base = base(&catalog, method, &format!("{base_path}{path}"));
         for (way, found) in [("host", &by_host), ("base", &by_base)] {
-            let name = format!("{} {way} {} {}", exchange.id, exchange.method, redact_query(&exchange.path));
+            let name = std::fmt::from_fn(|f| {
+                write!(f, "{} {way} {} {}", exchange.id, exchange.method, redact_query(&exchange.path))
+            });
             let seen = (found.operation, found.protocol);
-            check(seen == expected, format!("{name}: {seen:?}, expected {expected:?}"));
+            check(seen == expected, &|| format!("{name}: {seen:?}, expected {expected:?}"));
             // mistral.rs and LM Studio have the same default port.
             let same_port = id == "mistralrs" && way == "host";
-            check(*found.provider.id == *id || same_port, format!("{name}: {}, expected {id}", found.provider.id));
+            check(*found.provider.id == *id || same_port, &|| format!("{name}: {}, expected {id}", found.provider.id));
             // A WebSocket that was refused: whoever recorded it counts it as no inference.
             let websocket = exchange.path == "/v1/responses" && exchange.method == "GET";
-            check(
-                found.billed == (exchange.class == "inference") || websocket,
-                format!("{name}: billed {}", found.billed),
-            );
-            check(!(found.billed && found.repeats_usage), format!("{name}: billed twice"));
+            check(found.billed == (exchange.class == "inference") || websocket, &|| {
+                format!("{name}: billed {}", found.billed)
+            });
+            check(!(found.billed && found.repeats_usage), &|| format!("{name}: billed twice"));
             if let (Some(model), Some(seen)) = (&exchange.model.url, &found.url_model) {
-                check(model == seen, format!("{name}: url model {seen}, expected {model}"));
+                check(model == seen, &|| format!("{name}: url model {seen}, expected {model}"));
             }
-            check(exchange.model.url.is_none() || found.url_model.is_some(), format!("{name}: no url model"));
+            check(exchange.model.url.is_none() || found.url_model.is_some(), &|| format!("{name}: no url model"));
             if let Some(stream) = found.stream.filter(|_| exchange.stream_format.is_some()) {
                 // Recorded JSON arrays of single answers are no streams.
-                check(stream || exchange.stream_format.as_deref() == Some("json-array"), format!("{name}: stream"));
+                check(stream || exchange.stream_format.as_deref() == Some("json-array"), &|| format!("{name}: stream"));
             }
         }
-        check(by_host.path_and_query == exchange.path, format!("{}: path changed", exchange.id));
+        check(by_host.path_and_query == exchange.path, &|| format!("{}: path changed", exchange.id));
         let prefix = if id == "pydantic_gateway" { "/proxy" } else { "" };
-        check(by_base.path_and_query == format!("{prefix}{path}"), format!("{}: base path", exchange.id));
+        check(by_base.path_and_query == format!("{prefix}{path}"), &|| format!("{}: base path", exchange.id));
         // Where the path names the host, it is the recorded one.
         if base_path.matches('/').count() == 2 {
-            check(*by_base.host == *host, format!("{}: {} for {host}", exchange.id, by_base.host));
+            check(*by_base.host == *host, &|| format!("{}: {} for {host}", exchange.id, by_base.host));
         }
     }
     println!("{} exchanges", exchanges.len());
@@ -251,7 +253,9 @@ fn recorded_limits_are_read_whole() {
         let kept = keep_response_headers(provider, &headers);
         assert!(kept.len() <= 64 && kept.iter().all(|(name, _)| !name.contains("cookie")), "{}", exchange.id);
         let limits = read_limits(&provider.limits, &kept, None, SystemTime::UNIX_EPOCH);
-        let text = |name: &str| exchange.response_headers.get(name).filter(|v| !v.contains("XXX"));
+        // Some recorders redacted values, or glued the next header to them.
+        let plain = |v: &&String| !v.contains("XXX") && (v.ends_with("GMT") || !v.contains(','));
+        let text = |name: &str| exchange.response_headers.get(name).filter(plain);
         // Main limits by name, read here in the plainest way.
         let names = match id {
             "openai" | "azure_openai" => [("requests", LimitResource::Requests), ("tokens", LimitResource::Tokens)],
@@ -288,5 +292,5 @@ fn recorded_limits_are_read_whole() {
         }
     }
     println!("{read:?}");
-    assert!(read.values().sum::<usize>() > 3000, "{read:?}");
+    assert!(read.values().sum::<usize>() > 2000, "{read:?}");
 }

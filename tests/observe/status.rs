@@ -1,0 +1,121 @@
+//! `/status` and gauges: what to do first about a key, in words, and what is open now.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use keytally::demo::simulator::{Answer, AnswerEnd, Received, Simulator};
+use serde_json::Value;
+
+use super::wait_until;
+use crate::support::{Sidecar, client, get, post_json};
+
+const OK: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","model":"gpt-4o-mini","choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}"#;
+const REFUSED: &str = r#"{"error":{"message":"Incorrect API key provided","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#;
+const ASK: &str = r#"{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hi"}]}"#;
+
+/// Answers by the path's last word.
+fn script(received: Received) -> Answer {
+    match received.head.uri.query() {
+        Some("refused") => Answer::new(401, "application/json", REFUSED),
+        Some("open") => {
+            let mut answer = Answer::new(200, "text/event-stream", "");
+            answer.pieces = vec![(Duration::ZERO, Bytes::from_static(b": open\n\n"))];
+            answer.end = AnswerEnd::Silent;
+            answer
+        }
+        _ => Answer::new(200, "application/json", OK),
+    }
+}
+
+async fn pair() -> (Simulator, Sidecar) {
+    let provider = Simulator::start(script).await.expect("a free port");
+    let config = format!(
+        "providers: {{ openai: {{ base_url: \"http://{}\" }}, dead: {{ protocol: openai-chat, base_url: \"http://127.0.0.1:1\" }} }}\nmetrics: {{ birth_hold: 0s }}\n",
+        provider.address()
+    );
+    let sidecar = Sidecar::start(&config);
+    (provider, sidecar)
+}
+
+async fn keys(sidecar: &Sidecar) -> Vec<Value> {
+    get(sidecar.admin, "/status").await.json()["keys"].as_array().expect("keys").clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_worked_and_is_refused_says_so() {
+    let (_provider, sidecar) = pair().await;
+    let target = |wanted: &str| format!("/openai/v1/chat/completions?{wanted}");
+    post_json(sidecar.proxy, &target("refused"), "sk-made-up-never-worked", ASK).await;
+    post_json(sidecar.proxy, &target("ok"), "sk-made-up-worked", ASK).await;
+    sidecar.wait_for_records(2).await;
+    let worked = keys(&sidecar).await.into_iter().find(|key| key["up"] == true).expect("a key that works");
+    assert!(worked["last"].get("fix").is_none() && worked["last_failure"].is_null(), "{worked}");
+    post_json(sidecar.proxy, &target("refused"), "sk-made-up-worked", ASK).await;
+    let records = sidecar.wait_for_records(3).await;
+    assert_eq!((&records[2]["outcome"], &records[2]["fault"]), (&"auth_invalid".into(), &"key".into()));
+
+    let keys = keys(&sidecar).await;
+    assert_eq!(keys.len(), 2);
+    let of = |fingerprint: &Value| keys.iter().find(|key| key["fingerprint"] == *fingerprint).expect("its row");
+    let (never, before) = (of(&records[0]["key"]), of(&records[2]["key"]));
+    assert_eq!(
+        (&never["last"]["first_fix"], &before["last"]["first_fix"]),
+        (&"auth_invalid".into(), &"key_worked_before".into())
+    );
+    let text = |key: &Value| key["last_failure"]["fix"].as_str().expect("a text").to_owned();
+    assert!(text(never).contains("live key"), "{}", text(never));
+    assert!(text(before).starts_with("this key worked ") && text(before).contains(" ago: "), "{}", text(before));
+    assert!(text(before).contains("revoked") && text(before).contains("plan is used up"), "{}", text(before));
+    assert_eq!((&never["up"], &before["up"]), (&false.into(), &false.into()));
+}
+
+/// Whatever keytally itself or the provider answers: a fix, and words for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_of_the_sidecar_itself_have_a_fix() {
+    let (_provider, sidecar) = pair().await;
+    post_json(sidecar.proxy, "/dead/v1/chat/completions", "sk-made-up-key", ASK).await;
+    post_json(sidecar.proxy, "/nobody-knows-this/v1/chat/completions", "sk-made-up-key", ASK).await;
+    sidecar.wait_for_records(2).await;
+    for (provider, fix) in [("dead", "connect"), ("other", "unknown_prefix")] {
+        let row = keys(&sidecar).await.into_iter().find(|key| key["provider"] == provider).expect("a row");
+        assert_eq!(row["last"]["first_fix"], fix);
+        assert!(row["last"]["fix"].as_str().is_some_and(|text| text.len() > 20), "{row}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_calls_and_connections_on_both_sides() {
+    let (_provider, sidecar) = pair().await;
+    let gauges = async || {
+        let samples = sidecar.metrics().await;
+        let side = |side| samples.sum("keytally_connections", &[("side", side)]).expect("it is there from the start");
+        (side("client"), side("upstream"), samples.sum("keytally_requests_in_flight", &[("provider", "openai")]))
+    };
+    assert_eq!(gauges().await, (0.0, 0.0, None));
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let request = http::Request::post("/openai/v1/chat/completions?open").body(Bytes::from(ASK).into()).unwrap();
+        let mut answer = client::open(sidecar.proxy, request).await.expect("an answer");
+        answer.body_mut().frame().await.expect("a frame").expect("it is whole");
+        open.push(answer);
+    }
+    assert_eq!(gauges().await, (3.0, 3.0, Some(3.0)));
+    drop(open);
+    // Cancelled calls close their connections, in HTTP/1.1 on both sides.
+    wait_until("all are closed", async || gauges().await == (0.0, 0.0, Some(0.0))).await;
+    // A whole answer leaves its upstream connection open for the next call.
+    for _ in 0..2 {
+        post_json(sidecar.proxy, "/openai/v1/chat/completions", "sk-made-up-key", ASK).await;
+    }
+    wait_until("one is kept", async || gauges().await == (0.0, 1.0, Some(0.0))).await;
+
+    let samples = sidecar.metrics().await;
+    let overhead = |name: &str, phase| samples.sum(&format!("keytally_overhead_seconds_{name}"), &[("phase", phase)]);
+    for phase in ["request", "response"] {
+        let (count, sum) = (overhead("count", phase).unwrap(), overhead("sum", phase).unwrap());
+        assert_eq!(count, 5.0, "{phase}");
+        // More than nothing, and far less than the calls took: what the provider needed is not in it.
+        assert!(sum > 0.0 && sum / count < 0.1, "{phase}: {sum} s in {count} calls");
+    }
+}

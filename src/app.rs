@@ -185,6 +185,7 @@ impl App {
     async fn drain(&mut self) {
         let limit = self.config.current().shutdown.drain;
         self.phase.send_replace(Phase::Draining);
+        tracing::info!("stopping");
         if let Some(mut task) = self.proxy_task.take()
             && tokio::time::timeout(limit, &mut task).await.is_err()
         {
@@ -237,7 +238,6 @@ pub fn serve(config: ConfigHandle) -> anyhow::Result<()> {
                 }
             }
         }
-        tracing::info!("stopping");
         let mut app = app;
         // A second signal does not wait for anybody: what is dropped here are the calls still in flight.
         tokio::select! {

@@ -1,5 +1,8 @@
 //! One binary for all tests that drive the real sidecar.
 
+// A test that cannot go on panics, helpers of tests too.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 /// Hostile and broken bytes from either side: the call goes on, memory stays flat.

@@ -183,6 +183,11 @@ impl App {
 
     /// Ends in order; see the head of this file.
     pub async fn stop(self) {
+        self.stop_within(FLUSH).await;
+    }
+
+    /// As [`App::stop`], where calls that have ended may take `settle` to become records.
+    pub async fn stop_within(self, settle: Duration) {
         let shutdown = self.config.current().shutdown.clone();
         self.stop_proxy.send_replace(true);
         let mut proxy_task = self.proxy_task;
@@ -193,7 +198,7 @@ impl App {
             );
             proxy_task.abort();
         }
-        let _ = tokio::time::timeout(FLUSH, self.rooms.all_settled()).await;
+        let _ = tokio::time::timeout(settle, self.rooms.all_settled()).await;
         let lost = self.rooms.exports.flush(FLUSH).await;
         if lost > 0 {
             tracing::warn!(lost, "telemetry was lost at shutdown");

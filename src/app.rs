@@ -16,17 +16,17 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::call::{CallFacts, CallRecord};
-use crate::config::{CallsSink, Config, ConfigHandle, OtlpCompression};
+use crate::config::{CallsSink, Config, ConfigHandle, Misfit, OtlpCompression, Step};
 use crate::export::metrics::{Metrics, MetricsConfig, Side};
 use crate::export::{
     DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpSettings, Sampling, Signal, TraceSettings,
 };
-use crate::listen::{self, ListenSettings};
+use crate::listen::{self, ListenSettings, Phase};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
 use crate::provider::{Catalog, Provider, read_limits};
 use crate::proxy::{Proxy, Snapshot, Upstreams};
 use crate::tap::Sink;
-use crate::upstream::{Opened, Upstream, UpstreamSettings};
+use crate::upstream::{Opened, Roots, Upstream, UpstreamSettings};
 
 /// Longest wait for exporters at shutdown, once calls have ended.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -39,9 +39,10 @@ pub struct App {
     pub admin: SocketAddr,
     rooms: Arc<Rooms>,
     config: ConfigHandle,
-    stop_proxy: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     stop_admin: watch::Sender<bool>,
-    proxy_task: JoinHandle<()>,
+    /// `None` once it has ended.
+    proxy_task: Option<JoinHandle<()>>,
     admin_task: JoinHandle<()>,
 }
 
@@ -60,26 +61,22 @@ struct Settle(Arc<Rooms>);
 
 impl Sink for Settle {
     fn finish(&self, facts: CallFacts, provider: Option<Arc<Provider>>) {
-        let settling = Settling::new(&self.0);
+        let settling = Settling::new(Arc::clone(&self.0));
         if self.0.meter.may_block(&facts) {
-            tokio::task::spawn_blocking(move || settling.rooms().settle(facts, provider.as_deref()));
+            tokio::task::spawn_blocking(move || settling.0.settle(facts, provider.as_deref()));
         } else {
-            tokio::spawn(async move { settling.rooms().settle(facts, provider.as_deref()) });
+            tokio::spawn(async move { settling.0.settle(facts, provider.as_deref()) });
         }
     }
 }
 
-/// Counts a call as handed over until it is dropped, even by a panic.
+/// Counts a call as handed over until it is recorded, or has failed to be.
 struct Settling(Arc<Rooms>);
 
 impl Settling {
-    fn new(rooms: &Arc<Rooms>) -> Self {
+    fn new(rooms: Arc<Rooms>) -> Self {
         rooms.settling.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(rooms))
-    }
-
-    fn rooms(&self) -> &Rooms {
-        &self.0
+        Self(rooms)
     }
 }
 
@@ -137,7 +134,9 @@ impl App {
             Arc::new(metrics.clone()),
         )?;
         let rooms = Arc::new(Rooms { meter, metrics, exports, settling: AtomicUsize::new(0), settled: Notify::new() });
-        tell_metrics(&rooms, &config);
+        tell_metrics(&rooms, &current);
+        let status = config.status();
+        rooms.metrics.config_reloaded(status.successful, status.last_success);
 
         let guards = rooms.metrics.clone();
         let first = snapshot(&current, &rooms.metrics)?;
@@ -146,7 +145,7 @@ impl App {
         }));
         follow_config(&config, &rooms, &spine);
 
-        let (stop_proxy, proxy_stopped) = watch::channel(false);
+        let (phase, phases) = watch::channel(Phase::Serving);
         let connections = rooms.metrics.clone();
         let settings = ListenSettings {
             connections: current.limits.connections as usize,
@@ -154,26 +153,21 @@ impl App {
         };
         let proxy_task = tokio::spawn(async move {
             let opened = move || connections.connection(Side::Client);
-            listen::serve(listener, &settings, proxy_stopped, opened, move |request, peer| {
+            listen::serve(listener, &settings, phases, opened, move |request, peer| {
                 Arc::clone(&spine).handle(request, peer)
             })
             .await;
         });
 
         let (stop_admin, mut admin_stopped) = watch::channel(false);
-        let source = Status {
-            rooms: Arc::clone(&rooms),
-            config: config.clone(),
-            proxy,
-            admin,
-            draining: stop_proxy.subscribe(),
-        };
+        let source =
+            Status { rooms: Arc::clone(&rooms), config: config.clone(), proxy, admin, phase: phase.subscribe() };
         let pages = admin::Admin::new(rooms.metrics.clone(), Arc::new(source), Vec::new());
         let admin_task = tokio::spawn(pages.serve(admin_listener, async move {
             let _ = admin_stopped.wait_for(|stop| *stop).await;
         }));
         tracing::info!(%proxy, %admin, version = env!("CARGO_PKG_VERSION"), "ready");
-        Ok(Self { proxy, admin, rooms, config, stop_proxy, stop_admin, proxy_task, admin_task })
+        Ok(Self { proxy, admin, rooms, config, phase, stop_admin, proxy_task: Some(proxy_task), admin_task })
     }
 
     /// Records of calls as they end; a reader that is slower than the calls misses some.
@@ -187,16 +181,21 @@ impl App {
     }
 
     /// As [`App::stop`], where calls that have ended may take `settle` to become records.
-    pub async fn stop_within(self, settle: Duration) {
-        let shutdown = self.config.current().shutdown.clone();
-        self.stop_proxy.send_replace(true);
-        let mut proxy_task = self.proxy_task;
-        if tokio::time::timeout(shutdown.drain, &mut proxy_task).await.is_err() {
-            tracing::warn!(
-                seconds = shutdown.drain.as_secs_f64(),
-                "calls still in flight after the drain time are cut off"
-            );
-            proxy_task.abort();
+    pub async fn stop_within(mut self, settle: Duration) {
+        self.drain(settle).await;
+        self.linger().await;
+    }
+
+    /// No more calls; those in flight end or are cut off, and everything that is known of them is exported.
+    async fn drain(&mut self, settle: Duration) {
+        let limit = self.config.current().shutdown.drain;
+        self.phase.send_replace(Phase::Draining);
+        if let Some(mut task) = self.proxy_task.take()
+            && tokio::time::timeout(limit, &mut task).await.is_err()
+        {
+            tracing::warn!(seconds = limit.as_secs_f64(), "calls still in flight after the drain time are cut off");
+            self.phase.send_replace(Phase::CutOff);
+            let _ = tokio::time::timeout(FLUSH, task).await;
         }
         let _ = tokio::time::timeout(settle, self.rooms.all_settled()).await;
         let lost = self.rooms.exports.flush(FLUSH).await;
@@ -204,9 +203,14 @@ impl App {
             tracing::warn!(lost, "telemetry was lost at shutdown");
         }
         self.rooms.metrics.release_birth_hold();
-        if !shutdown.linger.is_zero() {
-            tracing::info!(seconds = shutdown.linger.as_secs_f64(), "metrics stay up for a last scrape");
-            tokio::time::sleep(shutdown.linger).await;
+    }
+
+    /// The admin port stays for a last scrape.
+    async fn linger(self) {
+        let linger = self.config.current().shutdown.linger;
+        if !linger.is_zero() {
+            tracing::info!(seconds = linger.as_secs_f64(), "metrics stay up for a last scrape");
+            tokio::time::sleep(linger).await;
         }
         self.stop_admin.send_replace(true);
         let _ = self.admin_task.await;
@@ -236,10 +240,15 @@ pub fn serve(config: ConfigHandle) -> anyhow::Result<()> {
             }
         }
         tracing::info!("stopping");
-        // A second signal does not wait for anybody.
+        let mut app = app;
+        // A second signal does not wait for anybody: what is dropped here are the calls still in flight.
         tokio::select! {
-            () = app.stop() => {}
-            () = signals.stop() => tracing::warn!("stopped at once by a second signal"),
+            () = app.drain(FLUSH) => {}
+            () = signals.stop() => anyhow::bail!("stopped at once by a second signal; calls in flight were cut off"),
+        }
+        tokio::select! {
+            () = app.linger() => {}
+            () = signals.stop() => {}
         }
         Ok(())
     });
@@ -289,10 +298,21 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
     })
 }
 
-/// Takes every later configuration over.
+/// Takes every later configuration over, and tells what became of each reload.
 fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) {
+    let mut reloads = config.subscribe_reloads();
+    let metrics = rooms.metrics.clone();
+    tokio::spawn(async move {
+        while reloads.changed().await.is_ok() {
+            let (successful, last_success) = {
+                let status = reloads.borrow_and_update();
+                (status.successful, status.last_success)
+            };
+            metrics.config_reloaded(successful, last_success);
+        }
+    });
     let mut changes = config.subscribe();
-    let (config, rooms, spine) = (config.clone(), Arc::downgrade(rooms), Arc::downgrade(spine));
+    let (rooms, spine) = (Arc::downgrade(rooms), Arc::downgrade(spine));
     tokio::spawn(async move {
         while changes.changed().await.is_ok() {
             let (Some(rooms), Some(spine)) = (rooms.upgrade(), spine.upgrade()) else { return };
@@ -301,7 +321,7 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
                 (Ok(snapshot), Ok(meter)) => {
                     spine.swap(snapshot);
                     rooms.meter.reload(meter);
-                    tell_metrics(&rooms, &config);
+                    tell_metrics(&rooms, &current);
                 }
                 (Err(error), _) | (_, Err(error)) => {
                     rooms.metrics.config_reloaded(false, SystemTime::now());
@@ -315,16 +335,59 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
     });
 }
 
-fn tell_metrics(rooms: &Rooms, config: &ConfigHandle) {
-    let status = config.status();
-    rooms.metrics.set_key_thresholds(&config.current().keys);
-    rooms.metrics.config_reloaded(status.successful, status.last_success);
+fn tell_metrics(rooms: &Rooms, config: &Config) {
+    rooms.metrics.set_key_thresholds(&config.keys);
     if let Some(date) = rooms.meter.prices().timestamp() {
         rooms.metrics.price_book(date);
     }
 }
 
 // === configuration to rooms ===
+
+/// What the rooms cannot use of a configuration whose values are right one by one. Nothing is kept of what is built here.
+pub fn misfits(config: &Config) -> Vec<Misfit> {
+    let name = |name: &str| Step::Name(name.to_owned());
+    let mut misfits = Vec::new();
+    if !config.providers.is_empty() {
+        misfits.extend(Catalog::build(&config.providers).err().into_iter().flatten().map(|error| Misfit {
+            path: vec![name("providers"), name(&error.id), name(error.field)],
+            text: error.message,
+        }));
+    }
+    if !config.rules.is_empty() {
+        misfits.extend(Rules::build(&config.rules).err().into_iter().flatten().map(|error| Misfit {
+            path: vec![name("rules"), Step::Item(error.index), name(error.field)],
+            text: error.problem,
+        }));
+    }
+    let mut file = |path: Vec<Step>, used: anyhow::Result<()>| {
+        if let Err(error) = used {
+            misfits.push(Misfit { path, text: format!("{error:#}") });
+        }
+    };
+    file(vec![name("prices"), name("book")], price_book(config).map(drop));
+    if let Some(path) = &config.upstream.ca_file {
+        file(vec![name("upstream"), name("ca_file")], Roots::check(path));
+    }
+    for provider in &config.providers {
+        if let Some(path) = &provider.ca_file {
+            file(vec![name("providers"), name(&provider.id), name("ca_file")], Roots::check(path));
+        }
+    }
+    if let Some(path) = config.otlp.as_ref().and_then(|otlp| otlp.ca_file.as_ref()) {
+        file(vec![name("export"), name("otlp"), name("ca_file")], Roots::check(path));
+    }
+    misfits
+}
+
+/// The book that config names; `None` for the embedded one.
+fn price_book(config: &Config) -> anyhow::Result<Option<PriceBook>> {
+    let Some(path) = &config.price_book else { return Ok(None) };
+    let shown = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("{shown}: cannot be read; check path and mode"))?;
+    let written = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    PriceBook::from_json(&bytes, written, config.prices.clone()).map(Some).with_context(|| shown.to_string())
+}
 
 fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
     let connections = metrics.clone();
@@ -339,6 +402,7 @@ fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
         http2: config.upstream.http2,
         ca_files: config.upstream.ca_file.iter().chain(own).cloned().collect(),
         proxy: config.upstream.proxy.clone(),
+        header_bytes: usize::try_from(config.limits.header_bytes).unwrap_or(usize::MAX),
     };
     let mut own = Vec::new();
     for provider in catalog.providers().filter(|provider| provider.ca_file.is_some()) {
@@ -358,16 +422,8 @@ fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
 }
 
 fn meter_config(config: &Config) -> anyhow::Result<MeterConfig> {
-    let prices = match &config.price_book {
-        None => PriceBook::bundled(config.prices.clone()),
-        Some(path) => {
-            let shown = path.display();
-            let bytes = std::fs::read(path).with_context(|| format!("price_book {shown}: cannot be read"))?;
-            let written = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-            PriceBook::from_json(&bytes, written, config.prices.clone())
-                .with_context(|| format!("price_book {shown}: not a genai-prices book"))?
-        }
-    };
+    let prices = price_book(config).context("prices.book")?;
+    let prices = prices.unwrap_or_else(|| PriceBook::bundled(config.prices.clone()));
     let rules = Rules::build(&config.rules).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("rules: {}", lines.join("; "))
@@ -449,12 +505,12 @@ struct Status {
     config: ConfigHandle,
     proxy: SocketAddr,
     admin: SocketAddr,
-    draining: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 impl admin::StatusSource for Status {
     fn ready(&self) -> Result<(), String> {
-        if *self.draining.borrow() { Err("stopping".to_owned()) } else { Ok(()) }
+        if *self.phase.borrow() == Phase::Serving { Ok(()) } else { Err("stopping".to_owned()) }
     }
 
     fn fix(&self, id: &str, worked: Option<Duration>) -> Option<String> {

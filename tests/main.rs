@@ -2,17 +2,25 @@
 
 mod support;
 
+/// Hostile and broken bytes from either side: the call goes on, memory stays flat.
+mod bad_input;
 /// Recorded exchanges of all providers: same bytes, the provider's tokens, the reference's spend.
 mod corpus;
 /// Every format's decoder: recorded answers cut at every byte, and compressed four ways.
 mod decoders;
 /// `keytally demo`, the whole story.
 mod demo;
+/// Signals, drain, reload, exit codes.
+mod lifecycle;
 /// What the sidecar says of its calls: metrics, spans, status.
 mod observe;
+/// Canaries in every place of a call, then a search of every sink.
+mod privacy;
 /// `keytally run`: a command with a sidecar of its own.
 mod run;
 /// The SDKs that people use, unchanged.
 mod sdks;
 /// What arrives is what was sent: bodies, headers, trailers, upgrades, ends.
 mod transparency;
+/// Providers that cannot be reached, and the ways to those that can.
+mod upstream_failures;

@@ -238,6 +238,14 @@ fn variables_of_the_user_s_are_respected() {
 }
 
 #[test]
+fn limits_and_mask_of_the_command_are_those_of_the_caller() {
+    let script = "ulimit -a; ulimit -H -c; umask";
+    let plain = Command::new("sh").args(["-c", script]).output().expect("sh runs");
+    let told = Run::shell("", &["--summary", "none"], script).output();
+    assert_eq!(told.out, String::from_utf8(plain.stdout).expect("UTF-8"));
+}
+
+#[test]
 fn two_at_a_time_do_not_meet() {
     let mut first = Run::shell("", &[], "echo $KEYTALLY_URL; read wait");
     first.command.stdin(Stdio::piped());

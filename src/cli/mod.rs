@@ -163,7 +163,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if cli.version {
         return print(&version()).into();
     }
-    let exit = match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+    let command = cli.command.unwrap_or(Command::Serve(cli.serve));
+    forbid_core_dumps(matches!(command, Command::Run(_)));
+    let exit = match command {
         Command::Serve(args) => serve(args),
         Command::Check(args) => check(&source(args, None, None)),
         Command::Schema => schema(),
@@ -175,6 +177,18 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     exit.into()
 }
 
+/// Memory holds keys and prompts: a crash must not write it to disk, nor another process of the same user read it.
+/// The limit is inherited by a command that is run, whose dumps are its own matter; the other is not.
+fn forbid_core_dumps(runs_a_command: bool) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    // Neither can fail on a system that has it; where one does, the process is no worse off than without.
+    if !runs_a_command {
+        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    }
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
 /// `keytally 0.1.0 (revision)`.
 fn version() -> String {
     format!("keytally {} ({})\n", env!("CARGO_PKG_VERSION"), crate::REVISION)
@@ -182,7 +196,7 @@ fn version() -> String {
 
 fn source(args: ConfigArgs, listen: Option<SocketAddr>, admin: Option<SocketAddr>) -> Source {
     let path = args.config.filter(|path| !path.as_os_str().is_empty());
-    Source { path, env: Environment::default(), listen, admin }
+    Source { path, env: Environment::default(), listen, admin, rooms: Some(crate::app::misfits) }
 }
 
 fn serve(args: ServeArgs) -> Exit {

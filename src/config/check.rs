@@ -16,7 +16,7 @@ use super::problem::{ConfigError, Problem, shown};
 use super::walk::{Path, Step, Walker};
 use super::yaml::{self, Data, Node, Spot};
 use super::{
-    CallsSink, Config, KeyDefaults, LimitSettings, Listen, Loaded, LogSettings, MetricsSettings, OTLP_TIMEOUT,
+    CallsSink, Config, KeyDefaults, LimitSettings, Listen, Loaded, LogSettings, MetricsSettings, Misfit, OTLP_TIMEOUT,
     OtlpCompression, OtlpProtocol, OtlpSettings, Propagation, SHUTDOWN_LINGER_KUBERNETES, Secret, Semconv,
     ShutdownSettings, Source, TRACE_SAMPLE, TraceSettings, UpstreamProxy, UpstreamSettings, UsageSettings, value,
 };
@@ -64,6 +64,9 @@ pub(super) fn check(text: &str, source: &Source) -> Result<Loaded, ConfigError> 
     let otel = env::otel(&source.env, &mut warnings);
     let mut checker = Checker { walker, root: root.as_deref(), env: &source.env, warnings, environment };
     let config = checker.config(file, source, own, otel);
+    for misfit in source.rooms.map(|ask| ask(&config)).unwrap_or_default() {
+        checker.misfit(misfit);
+    }
     let Checker { mut walker, warnings, environment, .. } = checker;
     if unreadable {
         walker.problems.truncate(1);
@@ -112,6 +115,19 @@ impl Checker<'_> {
         let text = text.as_ref();
         let colon = if text.starts_with("= ") { "" } else { ":" };
         self.walker.note(spot, format!("{path}{colon} {text}"));
+    }
+
+    /// Notes what a room cannot use, unless something is wrong with the same entry already: then it may be a consequence.
+    fn misfit(&mut self, misfit: Misfit) {
+        let in_list = matches!(misfit.path.get(1), Some(Step::Item(_)));
+        let entry = Path(misfit.path.iter().take(if in_list { 1 } else { 2 }).cloned().collect()).to_string();
+        let concerns_it = |text: &str| {
+            let rest = text.strip_prefix(entry.as_str());
+            rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || "_-".contains(c)))
+        };
+        if !self.walker.problems.iter().any(|(_, problem)| concerns_it(&problem.text)) {
+            self.wrong(Path(misfit.path), misfit.text);
+        }
     }
 
     fn config(&mut self, file: File, source: &Source, own: env::Own, otel: env::Otel) -> Config {

@@ -30,6 +30,7 @@ pub use crate::export::{OtlpProtocol, Profile as TraceProfile, Propagation, Semc
 pub use env::Environment;
 pub use problem::{ConfigError, Problem};
 pub use reload::{ConfigHandle, ReloadStatus};
+pub use walk::Step;
 
 /// Where applications reach the sidecar: loopback, since the keys on this hop travel unencrypted.
 pub const LISTEN_PROXY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4141));
@@ -372,6 +373,18 @@ pub struct Source {
     pub listen: Option<SocketAddr>,
     /// `--admin`.
     pub admin: Option<SocketAddr>,
+    /// Asks the rooms that will run with it whether they can: see [`Misfit`].
+    pub rooms: Option<fn(&Config) -> Vec<Misfit>>,
+}
+
+/// Something that a room cannot use although the value by itself is right: a provider without address that the catalogue
+/// does not know, a file that is not a price book.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// The setting.
+    pub path: Vec<Step>,
+    /// Value, what is wrong, what would be right.
+    pub text: String,
 }
 
 /// A configuration and what should be said about it.

@@ -62,6 +62,8 @@ struct Inner {
     current: ArcSwap<Config>,
     state: Mutex<State>,
     changes: tokio::sync::watch::Sender<Arc<Config>>,
+    /// Told of every reload, those too that changed nothing or failed.
+    reloads: tokio::sync::watch::Sender<ReloadStatus>,
 }
 
 struct State {
@@ -83,6 +85,7 @@ impl ConfigHandle {
         let inner = Inner {
             source,
             current: ArcSwap::new(config.clone()),
+            reloads: tokio::sync::watch::channel(status.clone()).0,
             state: Mutex::new(State { status, seen: Ok(digest(&text)) }),
             changes: tokio::sync::watch::channel(config).0,
         };
@@ -94,9 +97,10 @@ impl ConfigHandle {
         let source = Source { env: super::Environment::of(&[]), ..Source::default() };
         let config = Arc::new(config);
         let status = ReloadStatus { successful: true, last_success: SystemTime::now(), generation: 1, failures: 0 };
+        let reloads = tokio::sync::watch::channel(status.clone()).0;
         let state = Mutex::new(State { status, seen: Ok(digest("")) });
         let changes = tokio::sync::watch::channel(config.clone()).0;
-        Self(Arc::new(Inner { source, current: ArcSwap::new(config), state, changes }))
+        Self(Arc::new(Inner { source, current: ArcSwap::new(config), state, changes, reloads }))
     }
 
     /// What runs now. One call should load it once, so that it sees one configuration.
@@ -112,6 +116,11 @@ impl ConfigHandle {
     /// Sees every later configuration (the latest, when several came).
     pub fn subscribe(&self) -> tokio::sync::watch::Receiver<Arc<Config>> {
         self.0.changes.subscribe()
+    }
+
+    /// Sees what became of every later reload (the latest, when several came).
+    pub fn subscribe_reloads(&self) -> tokio::sync::watch::Receiver<ReloadStatus> {
+        self.0.reloads.subscribe()
     }
 
     /// The file, if there is one.
@@ -156,7 +165,7 @@ impl ConfigHandle {
             }
             self.0.source.check(&text)
         });
-        match loaded {
+        let reload = match loaded {
             Ok(loaded) => self.accept(&mut state, loaded),
             Err(error) => {
                 state.status.successful = false;
@@ -166,7 +175,9 @@ impl ConfigHandle {
                 }
                 Reload::Failed(error)
             }
-        }
+        };
+        self.0.reloads.send_replace(state.status.clone());
+        reload
     }
 
     fn accept(&self, state: &mut State, loaded: Loaded) -> Reload {

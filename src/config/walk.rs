@@ -18,8 +18,10 @@ const MISSPELT: f64 = 0.6;
 
 /// One step into the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
+    /// A setting or an entry by its name.
     Name(String),
+    /// An item of a list, from 0.
     Item(usize),
 }
 

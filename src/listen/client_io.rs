@@ -8,7 +8,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,6 +24,7 @@ const LOOKUPS_A_SECOND: u64 = 10;
 pub struct ClientState {
     answering: AtomicUsize,
     waker: Mutex<Option<Waker>>,
+    cut_off: AtomicBool,
 }
 
 /// While one of these lives, a call has been received whole and its answer is not complete.
@@ -42,6 +43,16 @@ impl ClientState {
     pub fn answering(self: &Arc<Self>) -> Answering {
         self.answering.fetch_add(1, Ordering::AcqRel);
         Answering(Arc::clone(self))
+    }
+
+    /// From now on calls that are dropped were cut off by the sidecar's shutdown.
+    pub fn cut_off(&self) {
+        self.cut_off.store(true, Ordering::Release);
+    }
+
+    /// The sidecar, not the application, ends the calls.
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off.load(Ordering::Acquire)
     }
 }
 

@@ -11,13 +11,13 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
@@ -34,6 +34,17 @@ pub struct ListenSettings {
     pub header_bytes: usize,
 }
 
+/// What the port is asked to do; only ever goes forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Accept and serve.
+    Serving,
+    /// Accept no more; calls in flight end by themselves.
+    Draining,
+    /// Calls in flight end now.
+    CutOff,
+}
+
 /// What is known of the connection that a request came on.
 #[derive(Clone)]
 pub struct Peer {
@@ -41,16 +52,32 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Tells the connection when a call on it waits for its answer.
     pub client: Arc<ClientState>,
+    /// For what goes on after HTTP has ended on the connection.
+    pub hold: Hold,
 }
 
-/// Serves `listener` until `shutdown` turns true, then until the last connection has ended.
+/// Counts its connection as open for as long as one clone lives, and tells when it is to end at once.
+#[derive(Clone)]
+pub struct Hold {
+    phases: watch::Receiver<Phase>,
+    _counted: Arc<dyn Send + Sync>,
+}
+
+impl Hold {
+    /// Waits until calls in flight are cut off.
+    pub async fn cut_off(&mut self) {
+        reached(&mut self.phases, Phase::CutOff).await;
+    }
+}
+
+/// Serves `listener` until `phases` says otherwise, then until the last connection (upgraded ones too) has ended.
 ///
 /// `handle` answers one request; it is called once a request and may run many times at once. `opened` makes a guard that
 /// lives as long as a connection.
 pub async fn serve<H, F, B, G>(
     listener: TcpListener,
     settings: &ListenSettings,
-    mut shutdown: watch::Receiver<bool>,
+    mut phases: watch::Receiver<Phase>,
     opened: impl Fn() -> G,
     handle: H,
 ) where
@@ -64,40 +91,39 @@ pub async fn serve<H, F, B, G>(
     let builder = Arc::new(server(settings));
     let (all_closed_tx, mut all_closed) = tokio::sync::mpsc::channel::<()>(1);
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stopped(&mut shutdown) => break,
+            biased;
+            () = reached(&mut phases, Phase::Draining) => break,
+            accepted = async {
+                let permit = Arc::clone(&permits).acquire_owned().await;
+                (permit, listener.accept().await)
+            } => accepted,
         };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
+        let (permit, (stream, address)) = match accepted {
+            (Ok(permit), Ok(accepted)) => (permit, accepted),
+            (Err(_), _) => break,
+            (_, Err(error)) => {
                 accept_failed(&error).await;
                 continue;
             }
         };
         let _ = stream.set_nodelay(true);
         let (io, client) = ClientIo::new(stream);
-        let peer = Peer { address, client };
-        let (handle, builder, guard) = (handle.clone(), Arc::clone(&builder), opened());
-        let (mut stop, open) = (shutdown.clone(), all_closed_tx.clone());
+        // A mutex only because the guard need not be `Sync`.
+        let counted = Arc::new(Mutex::new((permit, opened(), all_closed_tx.clone())));
+        let hold = Hold { phases: phases.clone(), _counted: counted };
+        let peer = Peer { address, client: Arc::clone(&client), hold: hold.clone() };
+        let (handle, builder, mut phases) = (handle.clone(), Arc::clone(&builder), phases.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let answer = handle(request, peer.clone());
                 async move { Ok::<_, Infallible>(answer.await) }
             });
-            let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
-            let served = tokio::select! {
-                served = connection.as_mut() => served,
-                () = stopped(&mut stop) => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = served {
+            if let Err(error) = serve_connection(&builder, io, service, &client, &mut phases).await {
                 tracing::debug!(%address, error = %crate::upstream::chain(&*error), "connection ended early");
             }
-            drop((permit, guard, open));
+            // Only now: the calls on the connection have ended with it.
+            drop(hold);
         });
     }
     drop(listener);
@@ -105,9 +131,38 @@ pub async fn serve<H, F, B, G>(
     let _ = all_closed.recv().await;
 }
 
-/// Waits until the value is true (or its sender is gone).
-async fn stopped(shutdown: &mut watch::Receiver<bool>) {
-    let _ = shutdown.wait_for(|stop| *stop).await;
+/// Serves one connection to its end, or until calls are cut off.
+async fn serve_connection<S, B>(
+    builder: &auto::Builder<TokioExecutor>,
+    io: ClientIo,
+    service: S,
+    client: &ClientState,
+    phases: &mut watch::Receiver<Phase>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+    tokio::select! {
+        served = connection.as_mut() => return served,
+        () = reached(phases, Phase::Draining) => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        served = connection.as_mut() => served,
+        () = reached(phases, Phase::CutOff) => {
+            // The calls on it are dropped with it, and must not be taken for cancelled ones.
+            client.cut_off();
+            Ok(())
+        }
+    }
+}
+
+/// Waits until that phase or a later one has come (or its sender is gone).
+async fn reached(phases: &mut watch::Receiver<Phase>, phase: Phase) {
+    let _ = phases.wait_for(|now| *now >= phase).await;
 }
 
 fn server(settings: &ListenSettings) -> auto::Builder<TokioExecutor> {

@@ -67,7 +67,7 @@ impl ErrorShape {
     /// The shape of an OpenAI-compatible path: the provider's own where that is a variant of OpenAI's, else OpenAI's.
     fn for_openai_path(self) -> Self {
         match self {
-            Self::Openai | Self::Flat | Self::CodeError | Self::Detail | Self::Text => self,
+            Self::Openai | Self::Flat | Self::CodeError | Self::Detail | Self::Text | Self::Errors => self,
             _ => Self::Openai,
         }
     }

@@ -110,14 +110,14 @@ impl Proxy {
         if request.method() == Method::CONNECT
             || (request.uri().host().is_some() && request.version() < Version::HTTP_2)
         {
-            return self.refuse(&snapshot, &request, started, not_a_proxy());
+            return self.refuse(&snapshot, &request, &peer, started, not_a_proxy());
         }
         match snapshot.catalog.recognize_base_url(request.method(), target) {
             Ok(found) => self.forward(&snapshot, found, request, peer, started).await,
             Err(unknown) => {
                 let refusal =
                     Refusal { status: StatusCode::NOT_FOUND, why: GeneratedError::UnknownPrefix, body: unknown.body() };
-                self.refuse(&snapshot, &request, started, refusal)
+                self.refuse(&snapshot, &request, &peer, started, refusal)
             }
         }
     }
@@ -142,8 +142,9 @@ impl Proxy {
             text(&parts.headers, &CONTENT_ENCODING),
         );
         let guard = (self.in_flight)(&found.provider.id);
-        let call =
-            OpenCall::new(facts, started, Some(tap), Some(Arc::clone(&found.provider)), Arc::clone(&self.sink), guard);
+        let client = Arc::clone(&peer.client);
+        let provider = Some(Arc::clone(&found.provider));
+        let call = OpenCall::new(facts, started, Some(tap), provider, client, Arc::clone(&self.sink), guard);
 
         if let Err(error) = readdress(&mut parts, &found, upgrade, snapshot.strip_context) {
             return generated(&call, &found, GeneratedError::BadRequest, &error);
@@ -181,7 +182,7 @@ impl Proxy {
         let sent = send(upstream, request, is_upgrade, &call, snapshot.idle_timeout).await;
         cancelled.disarm();
         match sent {
-            Ok(answer) => pass_on(answer, call, &found, application, hide, snapshot.idle_timeout),
+            Ok(answer) => pass_on(answer, call, &found, application.zip(Some(peer)), hide, snapshot.idle_timeout),
             Err(_) if call.has_request_failed() => {
                 // The application is gone or broke its request off: nobody reads this answer.
                 call.finish(End::ClientCancelled, Reply::default(), |_| ());
@@ -195,6 +196,7 @@ impl Proxy {
         &self,
         snapshot: &Snapshot,
         request: &Request<Incoming>,
+        peer: &Peer,
         started: Instant,
         refusal: Refusal,
     ) -> Response<AnswerBody> {
@@ -202,7 +204,8 @@ impl Proxy {
             request: RequestFacts { method: method_name(request.method()), ..RequestFacts::default() },
             ..blank_facts(snapshot, request.headers())
         };
-        let call = OpenCall::new(facts, started, None, None, Arc::clone(&self.sink), Box::new(()));
+        let call =
+            OpenCall::new(facts, started, None, None, Arc::clone(&peer.client), Arc::clone(&self.sink), Box::new(()));
         call.fail(End::Refused, refusal.why, Some(refusal.status.as_u16()));
         own_answer(refusal.status, refusal.why, refusal.body)
     }
@@ -219,7 +222,7 @@ fn pass_on(
     answer: Response<Incoming>,
     call: Arc<OpenCall>,
     found: &Match,
-    application: Option<hyper::upgrade::OnUpgrade>,
+    application: Option<(hyper::upgrade::OnUpgrade, Peer)>,
     hide: Option<HideUsage>,
     idle_timeout: Duration,
 ) -> Response<AnswerBody> {
@@ -230,18 +233,28 @@ fn pass_on(
     let upgraded =
         headers::upgrade_protocol(&parts.headers).filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS);
     headers::strip_hop_by_hop(&mut parts.headers);
-    if let (Some(protocol), Some(application)) = (upgraded, application) {
+    if let (Some(protocol), Some((application, mut peer))) = (upgraded, application) {
         headers::set_upgrade(&mut parts.headers, protocol);
         let extensions =
             parts.headers.get("sec-websocket-extensions").and_then(|value| value.to_str().ok()).map(str::to_owned);
         let provider = hyper::upgrade::on(Response::from_parts(parts.clone(), body));
         let decoder = decoder(found.protocol, 101, Some("application/x-ndjson"));
         tokio::spawn(async move {
-            match tokio::try_join!(application, provider) {
-                Ok((application, provider)) => {
-                    tunnel(application, provider, call, decoder, extensions.as_deref()).await
+            let joined = async {
+                match tokio::try_join!(application, provider) {
+                    Ok((application, provider)) => {
+                        tunnel(application, provider, Arc::clone(&call), decoder, extensions.as_deref()).await
+                    }
+                    Err(_) => call.finish(End::ClientCancelled, Reply::default(), |_| ()),
                 }
-                Err(_) => call.finish(End::ClientCancelled, Reply::default(), |_| ()),
+            };
+            tokio::select! {
+                () = joined => {}
+                // What is dropped here is the tunnel, which then ends its call as cut off.
+                () = async {
+                    peer.hold.cut_off().await;
+                    peer.client.cut_off();
+                } => {}
             }
         });
         return Response::from_parts(parts, AnswerBody::own(Vec::new()));

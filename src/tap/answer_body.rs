@@ -13,8 +13,8 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::inject::HideUsage;
-use super::{BodyError, Decompressor, OpenCall};
-use crate::call::{End, Reply};
+use super::{BodyError, Decompressor, OpenCall, guarded};
+use crate::call::{End, Reply, Unreadable};
 use crate::protocol::{Decoder, usage_from_headers};
 
 /// A stream that paused for longer than this is noted on its span.
@@ -36,6 +36,8 @@ struct Watched {
     /// `None` once the end has been told.
     decoder: Option<Decoder>,
     unpack: Decompressor,
+    /// Reading panicked: nothing more is read.
+    blind: bool,
     /// Takes out the usage chunk that keytally asked for.
     hide: Option<HideUsage>,
     bytes: u64,
@@ -64,6 +66,7 @@ impl AnswerBody {
             call,
             decoder: Some(decoder),
             unpack,
+            blind: false,
             hide,
             bytes: 0,
             first_byte: None,
@@ -108,8 +111,13 @@ impl Watched {
         let at = self.call.elapsed();
         self.first_byte.get_or_insert(at);
         if let Some(decoder) = &mut self.decoder {
-            let mut output = false;
-            self.unpack.feed(data, &mut |plain| output |= decoder.feed(plain).output);
+            let (unpack, mut output) = (&mut self.unpack, false);
+            if !self.blind {
+                let read = guarded("answer", data, || {
+                    unpack.feed(data, &mut |plain| output |= decoder.feed(plain).output);
+                });
+                self.blind = read.is_none();
+            }
             if output {
                 self.first_output.get_or_insert(at);
                 self.last_output = Some(at);
@@ -121,12 +129,21 @@ impl Watched {
     fn end(&mut self, ended: Ended) {
         let Some(decoder) = self.decoder.take() else { return };
         let started = Instant::now();
-        let mut reply = decoder.finish(ended == Ended::Whole);
+        let read = (!self.blind).then(|| guarded("", &[], || decoder.finish(ended == Ended::Whole))).flatten();
+        let mut reply = read.unwrap_or_else(|| Reply {
+            unreadable: Some(Unreadable::DecodeError),
+            terminal: ended == Ended::Whole,
+            ..Reply::default()
+        });
         if reply.unreadable.is_none() {
             reply.unreadable = self.unpack.unreadable();
         }
         reply.injected = self.hide.is_some() && reply.usage.is_some();
-        let end = how_it_ended(ended, &reply);
+        let end = match how_it_ended(ended, &reply) {
+            End::ClientCancelled if reply.stream => self.call.dropped(End::Truncated),
+            End::ClientCancelled => self.call.dropped(End::BodyError),
+            end => end,
+        };
         let overhead = self.overhead + started.elapsed();
         self.call.finish(end, reply, |facts| {
             if let Some(response) = &mut facts.response {

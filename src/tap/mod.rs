@@ -36,6 +36,7 @@ pub struct OpenCall {
     started: Instant,
     sink: Arc<dyn Sink>,
     provider: Option<Arc<Provider>>,
+    client: Arc<ClientState>,
     /// Milliseconds after `started` when a part of the request last passed.
     last_sent_millis: AtomicU64,
     state: Mutex<State>,
@@ -60,11 +61,19 @@ impl OpenCall {
         started: Instant,
         request: Option<RequestTap>,
         provider: Option<Arc<Provider>>,
+        client: Arc<ClientState>,
         sink: Arc<dyn Sink>,
         guard: Box<dyn Send>,
     ) -> Arc<Self> {
         let state = State { facts: Some(facts), request, answering: None, request_failed: false, _guard: guard };
-        Arc::new(Self { started, sink, provider, last_sent_millis: AtomicU64::new(0), state: Mutex::new(state) })
+        Arc::new(Self {
+            started,
+            sink,
+            provider,
+            client,
+            last_sent_millis: AtomicU64::new(0),
+            state: Mutex::new(state),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -81,14 +90,22 @@ impl OpenCall {
         self.started + Duration::from_millis(self.last_sent_millis.load(Ordering::Relaxed))
     }
 
+    /// How a call ends that is dropped in the middle: by the application, or as `otherwise` by the sidecar's shutdown.
+    fn dropped(&self, otherwise: End) -> End {
+        if self.client.is_cut_off() { otherwise } else { End::ClientCancelled }
+    }
+
     fn request_data(&self, data: &[u8]) {
         self.last_sent_millis.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
         let mut state = self.state();
         if let Some(facts) = &mut state.facts {
             facts.request.bytes += data.len() as u64;
         }
-        if let Some(tap) = &mut state.request {
-            tap.feed(data);
+        let State { request, .. } = &mut *state;
+        if let Some(tap) = request
+            && guarded("request", data, || tap.feed(data)).is_none()
+        {
+            *request = None;
         }
     }
 
@@ -131,8 +148,8 @@ impl OpenCall {
             let Some(facts) = state.facts.take() else { return };
             (facts, state.request.take())
         };
-        if let Some(tap) = request {
-            merge_request(&mut facts.request, tap.finish());
+        if let Some(read) = request.and_then(|tap| guarded("", &[], || tap.finish())) {
+            merge_request(&mut facts.request, read);
         }
         facts.end = end;
         let repeats_usage = facts.reply.repeats_usage || reply.repeats_usage;
@@ -156,6 +173,22 @@ impl OpenCall {
     fn release(&self) {
         self.state().answering = None;
     }
+}
+
+/// Runs what reads foreign bytes; `None` if that panicked (which the panic hook has told), so that the bytes pass on.
+///
+/// In builds with debug assertions the variable `KEYTALLY_TEST_PANIC` names a `stage` that panics with the bytes it was
+/// given in its message: tests see that the call goes on and that the message tells nothing of them.
+fn guarded<T>(stage: &str, bytes: &[u8], work: impl FnOnce() -> T) -> Option<T> {
+    let run = || {
+        #[cfg(debug_assertions)]
+        if !stage.is_empty() && std::env::var("KEYTALLY_TEST_PANIC").is_ok_and(|asked| asked == stage) {
+            panic!("{stage}: {}", String::from_utf8_lossy(bytes));
+        }
+        work()
+    };
+    let _ = (stage, bytes);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).ok()
 }
 
 /// Adds what the body said to what head and connection said.
@@ -194,7 +227,7 @@ impl CancelGuard {
 impl Drop for CancelGuard {
     fn drop(&mut self) {
         if let Some(call) = self.0.take() {
-            call.finish(End::ClientCancelled, Reply::default(), |_| ());
+            call.finish(call.dropped(End::NoAnswer), Reply::default(), |_| ());
             call.release();
         }
     }

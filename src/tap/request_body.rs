@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
@@ -17,6 +18,10 @@ use crate::listen::ClientState;
 /// How long a body waits for `100 Continue` before it is sent all the same (RFC 9110 section 10.1.1: a client must not
 /// wait forever; curl waits as long).
 const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// What is read of a body that nobody wants any more: the largest requests that providers take, and not for ever.
+const DRAIN_BYTES: u64 = 128 << 20;
+const DRAIN_WAIT: Duration = Duration::from_secs(30);
 
 /// Holds a body back until the provider has asked for it (`Expect: 100-continue`).
 #[derive(Default)]
@@ -44,7 +49,8 @@ impl ContinueGate {
 }
 
 enum Inner {
-    AsItComes(Incoming),
+    /// `None` once it was taken to be drained.
+    AsItComes(Option<Incoming>),
     /// Read whole and changed (`usage.inject`); what the application sent has been tapped.
     Changed(Option<Bytes>),
 }
@@ -68,7 +74,7 @@ impl RequestBody {
     ) -> Self {
         let gate = gate.map(|gate| (gate, Box::pin(tokio::time::sleep(CONTINUE_WAIT))));
         let whole = inner.is_end_stream();
-        let mut body = Self { inner: Inner::AsItComes(inner), call, client, gate, ended: false };
+        let mut body = Self { inner: Inner::AsItComes(Some(inner)), call, client, gate, ended: false };
         if whole {
             body.complete();
         }
@@ -91,6 +97,29 @@ impl RequestBody {
     }
 }
 
+/// A provider that cannot be reached takes nothing of the body. An application that is still sending must be let finish,
+/// or its socket breaks before it has seen the answer that says why.
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        // Reading on would ask for a body that `100 Continue` has not been said for.
+        let (Inner::AsItComes(incoming), None) = (&mut self.inner, &self.gate) else { return };
+        let Some(mut incoming) = incoming.take().filter(|incoming| !self.ended && !incoming.is_end_stream()) else {
+            return;
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(tokio::time::timeout(DRAIN_WAIT, async move {
+                let mut left = DRAIN_BYTES;
+                while let Some(Ok(frame)) = incoming.frame().await {
+                    left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
+                    if left == 0 {
+                        return;
+                    }
+                }
+            }));
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -103,7 +132,8 @@ impl Body for RequestBody {
             self.gate = None;
         }
         let incoming = match &mut self.inner {
-            Inner::AsItComes(incoming) => incoming,
+            Inner::AsItComes(Some(incoming)) => incoming,
+            Inner::AsItComes(None) => return Poll::Ready(None),
             Inner::Changed(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         };
         match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
@@ -130,14 +160,14 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Inner::AsItComes(incoming) => incoming.is_end_stream(),
+            Inner::AsItComes(incoming) => incoming.as_ref().is_none_or(Body::is_end_stream),
             Inner::Changed(bytes) => bytes.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
-            Inner::AsItComes(incoming) => incoming.size_hint(),
+            Inner::AsItComes(incoming) => incoming.as_ref().map_or_else(SizeHint::default, Body::size_hint),
             Inner::Changed(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
         }
     }

@@ -13,7 +13,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::OpenCall;
+use super::{OpenCall, guarded};
 use crate::call::{End, Unreadable};
 use crate::protocol::Decoder;
 
@@ -109,8 +109,12 @@ impl Watch {
         let at = self.call.elapsed();
         self.first_byte.get_or_insert(at);
         let mut output = false;
-        if let Some(decoder) = &mut self.decoder {
-            self.frames.feed(data, &mut |plain| output |= decoder.feed(plain).output);
+        if let (Some(decoder), None) = (&mut self.decoder, self.frames.failed) {
+            let frames = &mut self.frames;
+            let read = guarded("answer", data, || frames.feed(data, &mut |plain| output |= decoder.feed(plain).output));
+            if read.is_none() {
+                self.frames.failed = Some(Unreadable::DecodeError);
+            }
         }
         if output {
             self.first_output.get_or_insert(at);
@@ -123,14 +127,14 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         let Some(decoder) = self.decoder.take() else { return };
-        let mut reply = decoder.finish(true);
+        let mut reply = guarded("", &[], || decoder.finish(true)).unwrap_or_default();
         reply.stream = true;
         reply.terminal = true;
         reply.unreadable = reply.unreadable.or(self.frames.failed);
         let end = match (self.frames.closed, self.down_ended, self.up_ended) {
             (true, _, _) | (_, Some(true), _) => End::Complete,
             (_, Some(false), _) => End::Truncated,
-            _ => End::ClientCancelled,
+            _ => self.call.dropped(End::Truncated),
         };
         self.call.finish(end, reply, |facts| {
             facts.request.bytes += self.up_bytes;

@@ -46,22 +46,32 @@ impl Roots {
             store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         }
         for path in ca_files {
-            let shown = path.display();
-            let mut added = 0;
-            for certificate in CertificateDer::pem_file_iter(path)
-                .with_context(|| format!("ca_file {shown}: cannot be read; give a readable PEM file"))?
-            {
-                let certificate = certificate.with_context(|| format!("ca_file {shown}: not PEM"))?;
-                store.add(certificate).with_context(|| format!("ca_file {shown}: not a certificate authority"))?;
-                added += 1;
-            }
-            anyhow::ensure!(
-                added > 0,
-                "ca_file {shown}: no certificate in it; give a PEM file with CERTIFICATE blocks"
-            );
+            add_file(&mut store, path)?;
         }
         Ok(Self(store))
     }
+
+    /// Whether a `ca_file` can be used.
+    ///
+    /// # Errors
+    /// As [`Roots::load`].
+    pub fn check(ca_file: &std::path::Path) -> anyhow::Result<()> {
+        add_file(&mut RootCertStore::empty(), ca_file)
+    }
+}
+
+fn add_file(store: &mut RootCertStore, path: &std::path::Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let mut added = 0;
+    let certificates = CertificateDer::pem_file_iter(path)
+        .with_context(|| format!("{shown}: cannot be read; give a readable PEM file"))?;
+    for certificate in certificates {
+        let certificate = certificate.with_context(|| format!("{shown}: not PEM"))?;
+        store.add(certificate).with_context(|| format!("{shown}: not a certificate authority"))?;
+        added += 1;
+    }
+    anyhow::ensure!(added > 0, "{shown}: no certificate in it; give a PEM file with CERTIFICATE blocks");
+    Ok(())
 }
 
 /// Which step of connecting failed.

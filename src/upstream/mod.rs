@@ -32,6 +32,8 @@ pub struct UpstreamSettings {
     pub ca_files: Vec<std::path::PathBuf>,
     /// Forward proxy.
     pub proxy: UpstreamProxy,
+    /// Most bytes of an answer's head.
+    pub header_bytes: usize,
 }
 
 impl Default for UpstreamSettings {
@@ -42,6 +44,7 @@ impl Default for UpstreamSettings {
             http2: true,
             ca_files: Vec::new(),
             proxy: UpstreamProxy::Environment,
+            header_bytes: 1 << 20,
         }
     }
 }
@@ -82,10 +85,12 @@ where
                 .timer(TokioTimer::new())
                 .http1_preserve_header_case(true)
                 .http1_max_headers(256)
+                // hyper asks for at least 8 KiB.
+                .http1_max_buf_size(settings.header_bytes.max(8192))
                 // Windows large enough that one slow reader of a shared HTTP/2 connection does not hold up the others.
                 .http2_initial_stream_window_size(1 << 20)
                 .http2_initial_connection_window_size(16 << 20)
-                .http2_max_header_list_size(256 << 10)
+                .http2_max_header_list_size(u32::try_from(settings.header_bytes).unwrap_or(u32::MAX))
                 .http2_keep_alive_interval(Duration::from_secs(20))
                 .http2_keep_alive_timeout(Duration::from_secs(20))
                 .set_host(true);

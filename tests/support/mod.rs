@@ -6,6 +6,7 @@ pub mod collector;
 pub mod metrics;
 pub mod recorded;
 pub mod sidecar;
+pub mod wire;
 
 pub use client::{get, post_json, send};
 pub use metrics::Samples;

@@ -16,6 +16,8 @@ mod lifecycle;
 mod observe;
 /// Canaries in every place of a call, then a search of every sink.
 mod privacy;
+/// `keytally run`: a command with a sidecar of its own.
+mod run;
 /// The SDKs that people use, unchanged.
 mod sdks;
 /// What arrives is what was sent: bodies, headers, trailers, upgrades, ends.

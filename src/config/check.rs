@@ -394,7 +394,7 @@ impl Checker<'_> {
         let Some(salt) = salt else { return Secret::default() };
         let path = Path::of(&[&"fingerprint", &"salt"]);
         let read = match (&salt.env, &salt.file) {
-            (Some(name), None) => self.from_env(&name.0),
+            (Some(name), None) => self.variable(&name.0),
             (None, Some(file)) => from_file(&file.0),
             _ => Err("names no place or two; write {env: VARIABLE} or {file: PATH}".to_owned()),
         };
@@ -433,7 +433,7 @@ impl Checker<'_> {
                 return Err("a secret does not belong into this file; write {env: VARIABLE} or {file: PATH}".to_owned());
             }
             (Some(value), None, None) => value.0.clone(),
-            (None, Some(name), None) => self.from_env(&name.0)?,
+            (None, Some(name), None) => self.variable(&name.0)?,
             (None, None, Some(file)) => from_file(&file.0)?,
             _ => return Err("names no place or several; write one of value, env, file".to_owned()),
         };
@@ -445,7 +445,7 @@ impl Checker<'_> {
         }
     }
 
-    fn from_env(&self, name: &str) -> Result<String, String> {
+    fn variable(&self, name: &str) -> Result<String, String> {
         self.env
             .get(name)?
             .map(|v| v.trim().to_owned())

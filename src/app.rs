@@ -192,7 +192,10 @@ impl App {
             self.phase.send_replace(Phase::CutOff);
             let _ = tokio::time::timeout(FLUSH, task).await;
         }
-        let _ = tokio::time::timeout(FLUSH, self.rooms.all_settled()).await;
+        if tokio::time::timeout(FLUSH, self.rooms.all_settled()).await.is_err() {
+            let calls = self.rooms.settling.load(Ordering::Acquire);
+            tracing::warn!(calls, "calls were not recorded in time and are lost");
+        }
         let lost = self.rooms.exports.flush(FLUSH).await;
         if lost > 0 {
             tracing::warn!(lost, "telemetry was lost at shutdown");

@@ -234,10 +234,13 @@ async fn answers_cannot_be_smuggled() {
         let address = serve_raw(move |mut stream| async move {
             read_head(&mut stream).await;
             let _ = stream.write_all(format!("{first}{rest}").as_bytes()).await;
-            let _ = stream.read_to_end(&mut Vec::new()).await;
+            let mut more = [0; 4096];
+            while stream.read(&mut more).await.is_ok_and(|read| read > 0) {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnext").await;
+            }
         })
         .await;
-        let sidecar = Sidecar::start(&at(address));
+        let sidecar = Sidecar::start(&format!("{}upstream: {{ idle_timeout: 2s }}\n", at(address)));
         let request = Request::get("/openai/v1/models").body(Full::default()).unwrap();
         let answer = client::open(sidecar.proxy, request).await.unwrap();
         let (head, body) = answer.into_parts();
@@ -245,6 +248,7 @@ async fn answers_cannot_be_smuggled() {
             (Some(text), Ok(body)) => {
                 assert_eq!((head.status.as_u16(), &*body.to_bytes()), (200, text.as_bytes()), "{rest:?}")
             }
+            // Broken off, as it came.
             (None, Err(_)) => {}
             (None, Ok(body)) => assert_eq!(head.status, 502, "{rest:?}: {:?}", body.to_bytes()),
             (Some(_), Err(error)) => panic!("{rest:?}: {error}"),
@@ -293,7 +297,7 @@ async fn old_pipelined_and_odd_requests() {
     })
     .await;
     let host = provider.address().to_string();
-    let mut take = || std::mem::take(&mut *targets.lock().unwrap());
+    let take = || std::mem::take(&mut *targets.lock().unwrap());
 
     // HTTP/1.0 knows no chunks: the end of the connection is the end of the answer.
     let answer = exchange(sidecar.proxy, "GET /openai/v1/models HTTP/1.0\r\n\r\n").await;
@@ -398,7 +402,7 @@ async fn json_that_is_none_passes_both_ways() {
     ];
     for (n, body) in bodies.iter().enumerate() {
         let answer = post_json(sidecar.proxy, CHAT, KEY, body.clone()).await;
-        assert_eq!((answer.head.status.as_u16(), &answer.body[..] == &body[..]), (200, true), "body {n}");
+        assert_eq!((answer.head.status.as_u16(), answer.body[..] == body[..]), (200, true), "body {n}");
     }
     let records = sidecar.wait_for_records(bodies.len()).await;
     for record in &records {
@@ -426,7 +430,7 @@ async fn event_streams_that_are_none_pass_unchanged() {
     ];
     for (n, (body, _)) in bodies.iter().enumerate() {
         let answer = post_json(sidecar.proxy, CHAT, KEY, body.clone()).await;
-        assert_eq!((answer.head.status.as_u16(), &answer.body[..] == &body[..]), (200, true), "body {n}");
+        assert_eq!((answer.head.status.as_u16(), answer.body[..] == body[..]), (200, true), "body {n}");
         let record = sidecar.wait_for_records(n + 1).await.remove(n);
         let known = record["usage"]["input_tokens"] == 7 && record["usage_source"] == "reported";
         assert_eq!(known, bodies[n].1, "body {n}: {record}");
@@ -587,7 +591,7 @@ async fn a_stream_that_never_ends_until_the_application_leaves() {
         Request::post(CHAT).body(Full::new(Bytes::from("{\"model\":\"gpt-4o-mini\",\"stream\":true}"))).unwrap();
     let mut body = client::open(sidecar.proxy, request).await.unwrap().into_body();
     let mut length = 0;
-    while length < 20 * MIB {
+    while length < 4 * MIB {
         length += body.frame().await.unwrap().unwrap().into_data().unwrap().len() as u64;
     }
     assert_flat(&sidecar, before, 32 * MIB);
@@ -599,7 +603,7 @@ async fn a_stream_that_never_ends_until_the_application_leaves() {
         "{record}"
     );
     assert_eq!(record["usage_source"], "estimated", "{record}");
-    assert!(record["usage"]["output_tokens"].as_u64().unwrap() > 100_000, "{record}");
+    assert!(record["usage"]["output_tokens"].as_u64().unwrap() > 30_000, "{record}");
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -621,15 +625,18 @@ async fn compressed_answers_that_are_cut_or_damaged() {
         ("unknown encoding", whole.clone(), "made-up", false),
         ("empty", Vec::new(), "gzip", false),
     ];
-    for (case, body, encoding, known) in cases {
-        let copy = body.clone();
-        let (_provider, sidecar) =
-            pair(move |_| Answer::new(200, "application/json", copy.clone()).header("content-encoding", encoding))
-                .await;
-        let answer = post_json(sidecar.proxy, CHAT, KEY, ASK).await;
-        assert_eq!((answer.head.status.as_u16(), &answer.body[..] == &body[..]), (200, true), "{case}");
+    let answers = cases.clone();
+    let (_provider, sidecar) = pair(move |received| {
+        let n: usize = std::str::from_utf8(&received.body).unwrap().parse().unwrap();
+        let (_, body, encoding, _) = &answers[n];
+        Answer::new(200, "application/json", body.clone()).header("content-encoding", encoding)
+    })
+    .await;
+    for (n, (case, body, encoding, known)) in cases.into_iter().enumerate() {
+        let answer = post_json(sidecar.proxy, CHAT, KEY, n.to_string()).await;
+        assert_eq!((answer.head.status.as_u16(), answer.body[..] == body[..]), (200, true), "{case}");
         assert_eq!(answer.head.headers["content-encoding"], encoding, "{case}");
-        let record = sidecar.wait_for_records(1).await.remove(0);
+        let record = sidecar.wait_for_records(n + 1).await.remove(n);
         assert_eq!(record["usage_source"] == "reported", known, "{case}: {record}");
         assert_eq!(record["end"], "complete", "{case}: {record}");
     }
@@ -637,8 +644,8 @@ async fn compressed_answers_that_are_cut_or_damaged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decompression_bomb_costs_neither_memory_nor_time() {
-    // 10 MB that would be 10 GB: one compressed block of zeros, repeated as members of one gzip file.
-    let member = gzip(&vec![0; 16 << 20]);
+    // 10 MB that would be 10 GB: white space, which JSON may begin with, compressed once and repeated as members of one gzip file.
+    let member = gzip(&vec![b' '; 16 << 20]);
     let count = 10_000_000 / member.len();
     let mut bomb = Vec::with_capacity(member.len() * count);
     for _ in 0..count {
@@ -657,6 +664,7 @@ async fn a_decompression_bomb_costs_neither_memory_nor_time() {
     let answer = post_json(sidecar.proxy, CHAT, KEY, "{}").await;
     assert_eq!(answer.body, bomb, "the application gets what was sent");
     assert_flat(&sidecar, before, 24 * MIB);
+    sidecar.wait_for_records(2).await;
     // 10 GB would take a minute in a build without optimization.
     let cpu = cpu_seconds(&sidecar).await - cpu_before;
     assert!(cpu < 5.0, "{cpu} s");
@@ -712,7 +720,8 @@ async fn a_slow_reader_holds_the_provider_back_not_the_memory() {
         last = now;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    assert_flat(&sidecar, before, 24 * MIB);
+    // Of each connection at most: a read buffer, what was read and waits, a write buffer, each of `limits.header_bytes`.
+    assert_flat(&sidecar, before, 8 * 5 * MIB);
     assert_eq!(get(sidecar.proxy, "/openai/v1/models").await.head.status, 200, "others are served meanwhile");
     drop(readers);
     for record in sidecar.wait_for_records(10).await.iter().filter(|record| record["operation"] == "chat") {
@@ -839,13 +848,15 @@ async fn ten_thousand_models_and_keys() {
 #[tokio::test]
 async fn a_body_that_ends_too_early_on_either_side() {
     let (_provider, sidecar) = pair(|_| {
-        let mut answer = Answer::new(200, "application/json", &ANSWER[..40]);
+        let mut answer = Answer::new(200, "application/json", &ANSWER[..20]);
+        answer.pieces.push((Duration::from_millis(50), Bytes::from(&ANSWER[20..40])));
         answer.end = AnswerEnd::Broken;
         answer
     })
     .await;
     let request = Request::post(CHAT).body(Full::new(Bytes::from(ASK))).unwrap();
     let answer = client::open(sidecar.proxy, request).await.unwrap();
+    assert_eq!(answer.status(), 200);
     assert!(answer.into_body().collect().await.is_err(), "half an answer must not look whole");
     assert_eq!(sidecar.wait_for_records(1).await[0]["end"], "body_error");
 

@@ -373,7 +373,7 @@ fn is_blocked(exchange: &Exchange) -> bool {
     let marks = [
         "finish_reason\":\"content_filter\"",
         "\"finishReason\":\"SAFETY\"",
-        "\"blockReason\":\"MODEL_ARMOR\"",
+        "Reason\":\"MODEL_ARMOR\"",
         "\"stopReason\":\"guardrail_intervened\"",
         "guardrailAction\":\"INTERVENED\"",
         "\"action\":\"INTERVENED\"",
@@ -445,8 +445,8 @@ fn last_document(exchange: &Exchange) -> Value {
         return whole;
     }
     let text = String::from_utf8_lossy(&body);
-    let events = text.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?.trim()).ok());
-    events.last().unwrap_or_default()
+    let mut events = text.lines().rev().filter_map(|line| line.strip_prefix("data:"));
+    events.find_map(|data| serde_json::from_str(data.trim()).ok()).unwrap_or_default()
 }
 
 #[test]

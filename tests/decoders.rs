@@ -15,6 +15,9 @@ use keytally::tap::Decompressor;
 use crate::corpus::exchange;
 use crate::support::{self, recorded};
 
+/// Protocol and framing.
+type Format = (&'static str, Option<String>);
+
 /// Distance of the cuts in a long body: longer than a line's beginning, shorter than an event.
 const EVERY: usize = 64;
 
@@ -191,7 +194,7 @@ fn answers_of_every_format_read_the_same_however_cut_and_compressed() {
         return;
     };
     let catalog = catalog();
-    let mut shortest: BTreeMap<(&str, Option<String>), Vec<(bool, Fixture)>> = BTreeMap::new();
+    let mut shortest: BTreeMap<Format, Vec<(bool, Fixture)>> = BTreeMap::new();
     for exchange in exchange::read_all(&shared) {
         let provider = exchange.sidecar_provider().1;
         if !exchange.is_inference() || !exchange.succeeded() || provider == "my-server" {

@@ -4,7 +4,7 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -70,16 +70,22 @@ fn common(piece: &[u8]) -> bool {
     piece.starts_with(b"sk-ant-api03") || piece.iter().all(|byte| byte.is_ascii_digit())
 }
 
+/// All pieces at once, and the canary that each is of.
+static SEARCH: LazyLock<(aho_corasick::AhoCorasick, Vec<&'static str>)> = LazyLock::new(|| {
+    let pieces: Vec<_> =
+        canaries().into_iter().flat_map(|canary| forms(canary).into_iter().map(move |piece| (piece, canary))).collect();
+    let search = aho_corasick::AhoCorasick::new(pieces.iter().map(|(piece, _)| piece)).expect("a search");
+    (search, pieces.into_iter().map(|(_, canary)| canary).collect())
+});
+
 /// Fails if `haystack` holds a piece of a canary.
 #[track_caller]
 fn assert_clean(sink: &str, haystack: &[u8]) {
-    for canary in canaries() {
-        for piece in forms(canary) {
-            if let Some(at) = memchr::memmem::find(haystack, &piece) {
-                let around = &haystack[at.saturating_sub(120)..(at + 80).min(haystack.len())];
-                panic!("{canary} in {sink}: …{}…", String::from_utf8_lossy(around));
-            }
-        }
+    let (search, canaries) = &*SEARCH;
+    if let Some(found) = search.find(haystack) {
+        let canary = canaries[found.pattern().as_usize()];
+        let around = &haystack[found.start().saturating_sub(120)..(found.end() + 80).min(haystack.len())];
+        panic!("{canary} in {sink}: …{}…", String::from_utf8_lossy(around));
     }
 }
 

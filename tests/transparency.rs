@@ -382,6 +382,59 @@ async fn a_broken_stream_breaks_for_the_application_too() {
 }
 
 #[tokio::test]
+async fn what_came_before_a_break_still_arrives() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    // Fits into the buffers between, and does not: the application reads only after the break.
+    for size in [12, 3_000_000] {
+        let provider = raw_provider(move |mut stream| async move {
+            read_until(&mut stream, "\r\n\r\n").await;
+            let last = format!("{HEAD}4\r\n: a\n\r\n{size:x}\r\n{}\r\n", "z".repeat(size));
+            stream.write_all(last.as_bytes()).await.unwrap();
+        })
+        .await;
+        let sidecar = Sidecar::start(&config(provider));
+        for _ in 0..20 {
+            let mut app = TcpStream::connect(sidecar.proxy).await.unwrap();
+            app.write_all(b"GET /openai/v1/models HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            if size > 1000 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let mut bytes = Vec::new();
+            let _ = tokio::time::timeout(Duration::from_secs(10), app.read_to_end(&mut bytes)).await.expect("an end");
+            let arrived = bytes.iter().filter(|byte| **byte == b'z').count();
+            assert_eq!(arrived, size, "of the bytes that the provider sent before it broke off");
+            assert!(!bytes.ends_with(b"0\r\n\r\n"), "a cut stream must not look whole");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_a_break_still_arrives_by_http2() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    for pause in [Duration::ZERO, Duration::from_millis(100)] {
+        let provider = raw_provider(move |mut stream| async move {
+            read_until(&mut stream, "\r\n\r\n").await;
+            stream.write_all(format!("{HEAD}4\r\nlast\r\n").as_bytes()).await.unwrap();
+            tokio::time::sleep(pause).await;
+        })
+        .await;
+        let sidecar = Sidecar::start(&config(provider));
+        let stream = TcpStream::connect(sidecar.proxy).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get(format!("http://{}/openai/v1/models", sidecar.proxy));
+        let answer = sender.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
+        let mut body = answer.into_body();
+        let next = async |body: &mut hyper::body::Incoming| {
+            tokio::time::timeout(Duration::from_secs(10), body.frame()).await.expect("a part or the break")
+        };
+        assert_eq!(next(&mut body).await.unwrap().unwrap().into_data().unwrap(), "last", "{pause:?}");
+        assert!(next(&mut body).await.expect("no clean end").is_err(), "a cut stream must not look whole");
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_prefix_is_told_the_known_ones() {
     let sidecar = Sidecar::start("");
     let answer = post_json(sidecar.proxy, "/opnai/v1/chat/completions", KEY, ASK).await;

@@ -62,6 +62,12 @@ impl Fingerprint {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether `text` is the key that this is the fingerprint of.
+    pub fn is_of(&self, text: &str, salt: &[u8]) -> bool {
+        let family = self.0.split(':').next().unwrap_or_default();
+        ApiKey::new(text.as_bytes()).fingerprint(family, salt) == *self
+    }
 }
 
 impl std::fmt::Display for Fingerprint {

@@ -81,6 +81,8 @@ impl Answer {
 /// A running simulated provider; it stops when this is dropped.
 pub struct Simulator {
     address: SocketAddr,
+    /// Held by every answer until its end.
+    underway: Arc<()>,
     task: JoinHandle<()>,
 }
 
@@ -96,6 +98,8 @@ impl Simulator {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let script = Arc::new(script);
+        let underway = Arc::new(());
+        let count = Arc::downgrade(&underway);
         let task = tokio::spawn(async move {
             // Owned by this task: dropping the simulator closes its connections as well.
             let mut connections = tokio::task::JoinSet::new();
@@ -103,21 +107,26 @@ impl Simulator {
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 let _ = stream.set_nodelay(true);
                 while connections.try_join_next().is_some() {}
-                let script = Arc::clone(&script);
+                let (script, count) = (Arc::clone(&script), count.clone());
                 connections.spawn(async move {
-                    let service = service_fn(move |request| respond(Arc::clone(&script), request));
+                    let service = service_fn(move |request| respond(Arc::clone(&script), request, count.upgrade()));
                     let mut server = auto::Builder::new(TokioExecutor::new());
                     server.http1().auto_date_header(false).max_headers(512).max_buf_size(2 << 20);
                     let _ = server.serve_connection(TokioIo::new(stream), service).await;
                 });
             }
         });
-        Ok(Self { address, task })
+        Ok(Self { address, underway, task })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Answers underway: those with parts still to come whose reader has not left.
+    pub fn answering(&self) -> usize {
+        Arc::strong_count(&self.underway) - 1
     }
 }
 
@@ -127,7 +136,11 @@ impl Drop for Simulator {
     }
 }
 
-async fn respond<S>(script: Arc<S>, request: Request<Incoming>) -> Result<Response<Pieces>, Infallible>
+async fn respond<S>(
+    script: Arc<S>,
+    request: Request<Incoming>,
+    underway: Option<Arc<()>>,
+) -> Result<Response<Pieces>, Infallible>
 where
     S: Fn(Received) -> Answer + Send + Sync + 'static,
 {
@@ -141,6 +154,7 @@ where
         wait: None,
         trailers: header_map(&answer.trailers),
         end: answer.end,
+        _underway: underway,
     });
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     *response.headers_mut() = header_map(&answer.headers);
@@ -164,6 +178,7 @@ struct Pieces {
     wait: Option<Pin<Box<Sleep>>>,
     trailers: HeaderMap,
     end: AnswerEnd,
+    _underway: Option<Arc<()>>,
 }
 
 impl Pieces {

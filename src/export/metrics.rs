@@ -473,6 +473,10 @@ impl Inner {
     fn entry(&self, record: &CallRecord) -> (Arc<KeyModel>, Arc<Key>) {
         let (key, model) = (record.key_label(), &*record.model_label);
         let model = if model.is_empty() { "none" } else { model };
+        if model == OTHER {
+            // Folded by the meter already.
+            self.overflow(OverflowLabel::Model);
+        }
         if let Some(entry) = self.find_key_model(key, &record.provider, model) {
             let key = entry.of_key.clone();
             return (entry, key);

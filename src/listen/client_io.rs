@@ -4,6 +4,9 @@
 //! application closed its socket and wrong when it shut down only its sending half and still waits for the answer. On
 //! loopback the kernel knows the difference: a closed socket has no inode any more. Where nothing can be learnt, the
 //! end of input counts as a cancellation, as it does with common HTTP servers.
+//!
+//! It also tells when all that was written has left: the server drops what it still holds when an answer breaks off, so
+//! an answer breaks off only after a flush.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +27,10 @@ const LOOKUPS_A_SECOND: u64 = 10;
 pub struct ClientState {
     answering: AtomicUsize,
     waker: Mutex<Option<Waker>>,
+    /// How often everything written so far had left.
+    flushes: AtomicU64,
+    flush_awaited: AtomicBool,
+    flush_wakers: Mutex<Vec<Waker>>,
     cut_off: AtomicBool,
 }
 
@@ -43,6 +50,33 @@ impl ClientState {
     pub fn answering(self: &Arc<Self>) -> Answering {
         self.answering.fetch_add(1, Ordering::AcqRel);
         Answering(Arc::clone(self))
+    }
+
+    /// Flushes so far; for [`ClientState::poll_flushed_since`].
+    pub fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::SeqCst)
+    }
+
+    /// Waits for a flush after the one that [`ClientState::flushes`] told.
+    pub fn poll_flushed_since(&self, flushes: u64, cx: &Context<'_>) -> Poll<()> {
+        if self.flushes() == flushes {
+            let mut wakers = self.flush_wakers.lock().unwrap_or_else(PoisonError::into_inner);
+            if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+                wakers.push(cx.waker().clone());
+            }
+            self.flush_awaited.store(true, Ordering::SeqCst);
+        }
+        // Looked at again: a flush may have come in between.
+        if self.flushes() == flushes { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    fn flushed(&self) {
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        if self.flush_awaited.load(Ordering::SeqCst) {
+            let mut wakers = self.flush_wakers.lock().unwrap_or_else(PoisonError::into_inner);
+            self.flush_awaited.store(false, Ordering::SeqCst);
+            wakers.drain(..).for_each(Waker::wake);
+        }
     }
 
     /// From now on calls that are dropped were cut off by the sidecar's shutdown.
@@ -108,7 +142,9 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        std::task::ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.state.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -31,6 +31,7 @@ pub use finding::{Findings, KeyHistory, MAX_KEYS, Observed, OrgIds};
 pub use model::{BoundedNames, MAX_LABEL_BYTES, ModelLabels};
 pub use price::{PriceBook, PriceBookError, PriceInput, Priced};
 pub use redact::redact;
+use redact::redact_name;
 pub use retry::Retries;
 pub use shape::{KeyEntry, PriceOverride, RuleEntry};
 
@@ -218,9 +219,17 @@ impl Meter {
     }
 
     /// Makes the record of a call that ended at `now`. `limits` is what its answer said of limits.
-    pub fn finish(&self, facts: CallFacts, limits: Limits, now: SystemTime) -> Arc<CallRecord> {
+    pub fn finish(&self, mut facts: CallFacts, limits: Limits, now: SystemTime) -> Arc<CallRecord> {
         let snapshot = self.config.load();
         let config = &snapshot.config;
+        let is_key =
+            |part: &str| facts.key.fingerprint.as_ref().is_some_and(|key| key.is_of(part, &config.accounts.salt));
+        // People paste keys where models belong; from here on the name is shown.
+        for name in [&mut facts.request.model, &mut facts.request.url_model, &mut facts.reply.model] {
+            if let Some(masked) = name.as_deref().and_then(|name| redact_name(name, is_key)) {
+                *name = Some(masked);
+            }
+        }
         let entry = facts.key.fingerprint.as_ref().and_then(|key| snapshot.keys.get(key));
         let worked = facts.key.fingerprint.as_ref().and_then(|key| {
             let last_success = self.lock().findings.history(key)?.last_success?;
@@ -309,6 +318,7 @@ impl Meter {
             state.retries.observe(facts.request.hash, facts.started, now, failed)
         };
 
+        let without_key = |text: String| redact_name(&text, is_key).unwrap_or(text);
         let response_bytes = facts.response.as_ref().map_or(0, |response| response.bytes);
         Arc::new(CallRecord {
             time: facts.started,
@@ -332,9 +342,9 @@ impl Meter {
             fault: judged.fault,
             retryable: judged.retry.is_retryable(),
             first_fix: judged.first_fix,
-            error_type: judged.error_type,
-            error_code: judged.error_code,
-            provider_request_id: account::request_id(&facts).map(str::to_owned),
+            error_type: judged.error_type.map(without_key),
+            error_code: judged.error_code.map(without_key),
+            provider_request_id: account::request_id(&facts).map(|id| without_key(id.to_owned())),
             stream: facts.reply.stream || facts.request.stream == Some(true),
             end: facts.end,
             usage,

@@ -11,6 +11,10 @@ use std::sync::LazyLock;
 use regex::{Captures, Regex};
 
 const MASK: &str = "***";
+/// Where in a name a key may begin: at most this many places are tried.
+const MAX_PARTS: usize = 8;
+/// Shorter parts are not tried.
+const SHORTEST_KEY: usize = 12;
 
 /// Prefixes of key families, each followed by anything up to white space or a closing quote or bracket. Shapes: the
 /// providers' own key pages (OpenAI, Anthropic, Google, AWS, Groq, xAI, Perplexity, Hugging Face, GitHub …).
@@ -59,6 +63,29 @@ pub fn redact(text: &str) -> String {
     masked.into_owned()
 }
 
+/// A name or an id as a record may show it: model, request id. Such texts are long and random by nature, so only two things
+/// are masked: what has the beginning and the looks of a key, and a part that `is_key` says is the call's own key.
+///
+/// `None`: nothing to mask.
+pub(super) fn redact_name(text: &str, is_key: impl Fn(&str) -> bool) -> Option<String> {
+    let boundaries = text.char_indices().filter(|(_, c)| !c.is_ascii_alphanumeric()).map(|(at, c)| at + c.len_utf8());
+    let mut parts = std::iter::once(0).chain(boundaries).take(MAX_PARTS).map(|at| &text[at..]);
+    if parts.any(|part| part.len() >= SHORTEST_KEY && is_key(part)) {
+        return Some(MASK.to_owned());
+    }
+    let mut masked = false;
+    let shown = PREFIXED.replace_all(text, |found: &Captures| {
+        let word = ["api-", "key-", "pk-", "rk-"].iter().any(|word| found[2].starts_with(word));
+        // Names have dates and sizes, but no capitals among them; `sk-` begins no name.
+        let capitals = found[2].bytes().filter(u8::is_ascii_uppercase).count() >= 3;
+        let random = !word && found[2].len() >= 20 && looks_random(&found[2]);
+        let random = random && (capitals || found[2].starts_with("sk-"));
+        masked |= random;
+        if random { format!("{}{MASK}", &found[1]) } else { found[0].to_owned() }
+    });
+    masked.then(|| shown.into_owned())
+}
+
 /// Words joined by `_`, `-` or capitals have few digits and few changes of case; keys have many of either.
 fn looks_random(run: &str) -> bool {
     let digits = run.bytes().filter(u8::is_ascii_digit).count();
@@ -72,6 +99,29 @@ fn looks_random(run: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_keep_their_looks_and_lose_keys() {
+        let key = "PlainMadeUpKeyWithoutPrefix";
+        let shown = |text: &str| redact_name(text, |part| part == key).unwrap_or_else(|| text.to_owned());
+        for name in [
+            "gpt-4o-mini-2024-07-18",
+            "claude-sonnet-4-5-20250929",
+            "ft:gpt-4o-mini-2024-07-18:made-up::AbCdEf12",
+            "accounts/fireworks/models/llama-v3p1-405b-instruct",
+            "my-api-gateway-model-2024-07-18",
+            "xai-grok-4-fast-reasoning-0709",
+            "req_011CSHoEeqs5C35K2UUqR7Fy",
+            "550e8400-e29b-41d4-a716-446655440000",
+        ] {
+            assert_eq!(shown(name), name);
+        }
+        assert_eq!(shown(key), MASK);
+        assert_eq!(shown(&format!("req-{key}")), MASK);
+        assert_eq!(shown("sk-proj-aB3dE5fG7hJ9kL1mN3pQ5"), MASK);
+        assert_eq!(shown("req-sk-proj-aB3dE5fG7hJ9kL1mN3pQ5"), "req-***");
+        assert_eq!(shown("AKIAMADEUP00000EXAMPLE"), MASK);
+    }
 
     #[test]
     fn every_family_is_masked() {

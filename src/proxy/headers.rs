@@ -1,6 +1,6 @@
 //! Which headers belong to one hop only (RFC 9110 section 7.6.1) and are not passed on. Nothing else is removed.
 
-use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 
 /// Removes the headers of this hop. `TE: trailers` stays: it tells the next hop what the far end can take.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -14,6 +14,10 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .collect();
     for name in named {
         headers.remove(name);
+    }
+    // Chunks override a length (RFC 9112 section 6.3); passed on alone, the length would cut the body.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
     }
     for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);

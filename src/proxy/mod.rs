@@ -19,7 +19,7 @@ use crate::call::{
     Way,
 };
 use crate::export::{Propagation, read_trace_context};
-use crate::listen::Peer;
+use crate::listen::{ClientState, Peer};
 use crate::protocol::{Decoder, ReplyHint, family};
 use crate::provider::{Catalog, Match, UsageInStream, generated_error, keep_response_headers, read_key};
 use crate::tap::inject::{self, HideUsage};
@@ -182,7 +182,10 @@ impl Proxy {
         let sent = send(upstream, request, is_upgrade, &call, snapshot.idle_timeout).await;
         cancelled.disarm();
         match sent {
-            Ok(answer) => pass_on(answer, call, &found, application.zip(Some(peer)), hide, snapshot.idle_timeout),
+            Ok(answer) => {
+                let client = Arc::clone(&peer.client);
+                pass_on(answer, call, &found, application.zip(Some(peer)), hide, snapshot.idle_timeout, client)
+            }
             Err(_) if call.has_request_failed() => {
                 // The application is gone or broke its request off: nobody reads this answer.
                 call.finish(End::ClientCancelled, Reply::default(), |_| ());
@@ -225,6 +228,7 @@ fn pass_on(
     application: Option<(hyper::upgrade::OnUpgrade, Peer)>,
     hide: Option<HideUsage>,
     idle_timeout: Duration,
+    client: Arc<ClientState>,
 ) -> Response<AnswerBody> {
     let (mut parts, body) = answer.into_parts();
     let connect = parts.extensions.get::<FreshConnection>().and_then(FreshConnection::take);
@@ -266,7 +270,7 @@ fn pass_on(
     if hide.is_some() {
         parts.headers.remove(CONTENT_LENGTH);
     }
-    Response::from_parts(parts, AnswerBody::watched(body, call, decoder, unpack, hide, idle_timeout))
+    Response::from_parts(parts, AnswerBody::watched(body, call, decoder, unpack, hide, idle_timeout, client))
 }
 
 fn decoder(protocol: Protocol, status: u16, content_type: Option<&str>) -> Decoder {

@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 use super::inject::HideUsage;
 use super::{BodyError, Decompressor, OpenCall, guarded};
 use crate::call::{End, Reply, Unreadable};
+use crate::listen::ClientState;
 use crate::protocol::{Decoder, usage_from_headers};
 
 /// A stream that paused for longer than this is noted on its span.
@@ -49,6 +50,11 @@ struct Watched {
     overhead: Duration,
     idle_timeout: Duration,
     idle: Pin<Box<Sleep>>,
+    client: Arc<ClientState>,
+    /// Flushes towards the application before the last part was handed over.
+    flushes: u64,
+    /// The provider broke off: told once the parts before it have left.
+    broken: Option<BodyError>,
 }
 
 impl AnswerBody {
@@ -60,6 +66,7 @@ impl AnswerBody {
         unpack: Decompressor,
         hide: Option<HideUsage>,
         idle_timeout: Duration,
+        client: Arc<ClientState>,
     ) -> Self {
         let mut watched = Box::new(Watched {
             body,
@@ -77,6 +84,9 @@ impl AnswerBody {
             overhead: Duration::ZERO,
             idle_timeout,
             idle: Box::pin(tokio::time::sleep(idle_timeout)),
+            flushes: client.flushes(),
+            client,
+            broken: None,
         });
         if watched.body.is_end_stream() {
             watched.end(Ended::Whole);
@@ -107,6 +117,7 @@ impl Watched {
             self.stalled = Some(self.stalled.map_or(pause, |longest| longest.max(pause)));
         }
         self.last_frame = now;
+        self.flushes = self.client.flushes();
         self.bytes += data.len() as u64;
         let at = self.call.elapsed();
         self.first_byte.get_or_insert(at);
@@ -164,6 +175,10 @@ impl Watched {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
+            if self.broken.is_some() {
+                std::task::ready!(self.client.poll_flushed_since(self.flushes, cx));
+                return Poll::Ready(self.broken.take().map(Err));
+            }
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Some(data) = frame.data_ref() {
@@ -184,7 +199,7 @@ impl Watched {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     self.end(Ended::Broken);
-                    return Poll::Ready(Some(Err(error.into())));
+                    self.broken = Some(error.into());
                 }
                 Poll::Ready(None) => {
                     self.end(Ended::Whole);

@@ -99,7 +99,7 @@ impl Replay {
         let mut calls = JoinSet::new();
         for index in indices {
             let permit = Arc::clone(&permits).acquire_owned().await.expect("never closed");
-            let client = if index % 5 == 0 { http2.clone() } else { http1.clone() };
+            let client = if index.is_multiple_of(5) { http2.clone() } else { http1.clone() };
             let (exchanges, answers, passed) =
                 (Arc::clone(&self.exchanges), Arc::clone(&self.answers), Arc::clone(&passed));
             let address = sidecar.proxy;
@@ -148,7 +148,7 @@ where
         request = request.header(name, value);
     }
     // Half of the bodies tell their length, as most applications do; the others come in chunks.
-    let body = Pieces::new(pieces, index % 2 == 0);
+    let body = Pieces::new(pieces, index.is_multiple_of(2));
     let answer = client.request(request.body(body).expect("a valid request")).await;
     let (head, body) = match answer {
         Ok(answer) => answer.into_parts(),

@@ -60,7 +60,7 @@ impl From<Exit> for ExitCode {
 
 /// A sidecar that tells why an LLM API key fails, what each key costs and when its spend goes wrong.
 ///
-/// Without a command it serves: point an application's base URL at http://127.0.0.1:4141/<provider>.
+/// Without a command it serves: point an application's base URL at `http://127.0.0.1:4141/<provider>`.
 #[derive(Debug, Parser)]
 #[command(name = "keytally", args_conflicts_with_subcommands = true, disable_version_flag = true)]
 struct Cli {

@@ -176,13 +176,18 @@ impl App {
     }
 
     /// Ends in order; see the head of this file.
-    pub async fn stop(mut self) {
-        self.drain().await;
+    pub async fn stop(self) {
+        self.stop_within(FLUSH).await;
+    }
+
+    /// As [`App::stop`], where calls that have ended may take `settle` to become records.
+    pub async fn stop_within(mut self, settle: Duration) {
+        self.drain(settle).await;
         self.linger().await;
     }
 
     /// No more calls; those in flight end or are cut off, and everything that is known of them is exported.
-    async fn drain(&mut self) {
+    async fn drain(&mut self, settle: Duration) {
         let limit = self.config.current().shutdown.drain;
         self.phase.send_replace(Phase::Draining);
         tracing::info!("stopping");
@@ -193,7 +198,7 @@ impl App {
             self.phase.send_replace(Phase::CutOff);
             let _ = tokio::time::timeout(FLUSH, task).await;
         }
-        if tokio::time::timeout(FLUSH, self.rooms.all_settled()).await.is_err() {
+        if tokio::time::timeout(settle, self.rooms.all_settled()).await.is_err() {
             let calls = self.rooms.settling.load(Ordering::Acquire);
             tracing::warn!(calls, "calls were not recorded in time and are lost");
         }
@@ -241,7 +246,7 @@ pub fn serve(config: ConfigHandle) -> anyhow::Result<()> {
         let mut app = app;
         // A second signal does not wait for anybody: what is dropped here are the calls still in flight.
         tokio::select! {
-            () = app.drain() => {}
+            () = app.drain(FLUSH) => {}
             () = signals.stop() => anyhow::bail!("stopped at once by a second signal; calls in flight were cut off"),
         }
         tokio::select! {

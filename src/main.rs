@@ -1,5 +1,5 @@
 //! Command line to exit code.
 
 fn main() -> std::process::ExitCode {
-    keytally::cli::run(std::env::args_os()).into()
+    keytally::cli::run(std::env::args_os())
 }

@@ -1,6 +1,6 @@
 //! One binary for all tests that drive the real sidecar.
 
-// A test that cannot go on panics, helpers of tests too.
+// The kit of the tests fails by panicking, as the tests themselves do.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -19,6 +19,8 @@ mod lifecycle;
 mod observe;
 /// Canaries in every place of a call, then a search of every sink.
 mod privacy;
+/// `keytally run`: a command with a sidecar of its own.
+mod run;
 /// The SDKs that people use, unchanged.
 mod sdks;
 /// What arrives is what was sent: bodies, headers, trailers, upgrades, ends.

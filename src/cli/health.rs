@@ -28,7 +28,10 @@ fn exchange(to: SocketAddr, timeout: Duration) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&to, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    write!(stream, "GET /livez HTTP/1.1\r\nHost: {to}\r\nUser-Agent: keytally-health\r\nConnection: close\r\n\r\n")?;
+    // In one piece: a server that answers the first piece and closes would reset what is still under way.
+    let request =
+        format!("GET /livez HTTP/1.1\r\nHost: {to}\r\nUser-Agent: keytally-health\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut part = [0; 256];
     while !answer.contains(&b'\n') && (answer.len() as u64) < ANSWER_BYTES {

@@ -20,7 +20,16 @@ use crate::config::{LogFormat, LogSettings};
 /// Installs the process's logger and its panic hook; later calls do nothing.
 pub fn init(settings: &LogSettings) {
     let asked = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
-    let (filter, problem) = filter(settings, asked.as_deref());
+    install(settings, asked.as_deref());
+}
+
+/// As [`init`], for a process whose `RUST_LOG` is meant for another program.
+pub fn init_without_variable(settings: &LogSettings) {
+    install(settings, None);
+}
+
+fn install(settings: &LogSettings, asked: Option<&str>) {
+    let (filter, problem) = filter(settings, asked);
     let json = match settings.format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,

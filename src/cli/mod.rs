@@ -7,6 +7,7 @@ mod demo;
 mod fingerprint;
 mod health;
 pub mod log;
+mod run;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -31,6 +32,10 @@ pub enum Exit {
     Failure = 1,
     /// The command line is wrong.
     Usage = 2,
+    /// `run`: the command is there and cannot be executed (as shells have it).
+    NotExecutable = 126,
+    /// `run`: there is no such command (as shells have it).
+    NotFound = 127,
     /// The configuration is wrong (`EX_CONFIG` of sysexits.h).
     Config = 78,
 }
@@ -42,6 +47,8 @@ impl Exit {
         (Exit::Failure, "could not be done: port taken, no key given, sidecar not alive"),
         (Exit::Usage, "the command line is wrong"),
         (Exit::Config, "the configuration is wrong; every problem is on standard error"),
+        (Exit::NotExecutable, "`run`: the command cannot be executed"),
+        (Exit::NotFound, "`run`: there is no such command"),
     ];
 }
 
@@ -53,7 +60,7 @@ impl From<Exit> for ExitCode {
 
 /// A sidecar that tells why an LLM API key fails, what each key costs and when its spend goes wrong.
 ///
-/// Without a command it serves: point an application's base URL at http://127.0.0.1:4141/<provider>.
+/// Without a command it serves: point an application's base URL at `http://127.0.0.1:4141/<provider>`.
 #[derive(Debug, Parser)]
 #[command(name = "keytally", args_conflicts_with_subcommands = true, disable_version_flag = true)]
 struct Cli {
@@ -74,6 +81,8 @@ enum Command {
     Check(ConfigArgs),
     /// Print the JSON Schema of the configuration file
     Schema,
+    /// Run a command with a sidecar of its own, and tell at its end what it spent and what failed
+    Run(run::RunArgs),
     /// Print the fingerprint of a key, which is read from standard input or a variable and never shown
     Fingerprint(fingerprint::FingerprintArgs),
     /// Show what keytally does, with a simulated provider and simulated traffic, without any account
@@ -137,39 +146,45 @@ fn span(text: &str) -> Result<Duration, String> {
 
 fn command() -> clap::Command {
     let codes: Vec<String> =
-        Exit::ALL.iter().map(|(exit, meaning)| format!("  {:2}  {meaning}", *exit as u8)).collect();
-    Cli::command().after_help(format!("Exit codes:\n{}", codes.join("\n")))
+        Exit::ALL.iter().map(|(exit, meaning)| format!("  {:3}  {meaning}", *exit as u8)).collect();
+    Cli::command().after_help(format!("Exit codes, but of `run`, whose code is the command's:\n{}", codes.join("\n")))
 }
 
 /// Runs what the command line asks for.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match command().try_get_matches_from(args).and_then(|m| Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help that was asked for is a result, not a mistake.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
         }
     };
     if cli.version {
-        return print(&version());
+        return print(&version()).into();
     }
-    forbid_core_dumps();
-    match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+    let command = cli.command.unwrap_or(Command::Serve(cli.serve));
+    forbid_core_dumps(matches!(command, Command::Run(_)));
+    let exit = match command {
         Command::Serve(args) => serve(args),
         Command::Check(args) => check(&source(args, None, None)),
         Command::Schema => schema(),
+        Command::Run(args) => return run::run(args),
         Command::Fingerprint(args) => fingerprint::run(args),
         Command::Demo(args) => finish(demo::run(args)),
         Command::Health(args) => health(args),
-    }
+    };
+    exit.into()
 }
 
 /// Memory holds keys and prompts: a crash must not write it to disk, nor another process of the same user read it.
-fn forbid_core_dumps() {
+/// The limit is inherited by a command that is run, whose dumps are its own matter; the other is not.
+fn forbid_core_dumps(runs_a_command: bool) {
     use rustix::process::{Resource, Rlimit, setrlimit};
     // Neither can fail on a system that has it; where one does, the process is no worse off than without.
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    if !runs_a_command {
+        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    }
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }

@@ -32,6 +32,8 @@ fn mistakes_are_usage_errors() {
         &["fingerprint", "sk-made-up"],
         &["fingerprint", "--salt-env", "A", "--salt-file", "b"],
         &["health", "--timeout", "5"],
+        &["run"],
+        &["run", "--summary", "xml", "true"],
     ] {
         let error = cli(args).unwrap_err();
         assert!(error.use_stderr() && error.exit_code() == Exit::Usage as i32, "{args:?}");
@@ -39,9 +41,20 @@ fn mistakes_are_usage_errors() {
 }
 
 #[test]
+fn what_follows_the_command_is_the_command_s() {
+    let command = |args: &[&str]| {
+        let Some(Command::Run(run)) = cli(args).unwrap().command else { panic!("{args:?}") };
+        run.command
+    };
+    assert_eq!(command(&["run", "--", "python", "--summary", "none"]), ["python", "--summary", "none"]);
+    assert_eq!(command(&["run", "--override", "python", "-c", "pass"]), ["python", "-c", "pass"]);
+    assert_eq!(command(&["run", "--", "a", "--", "b"]), ["a", "--", "b"]);
+}
+
+#[test]
 fn exit_codes_are_what_is_documented() {
     let numbers: Vec<_> = Exit::ALL.iter().map(|(exit, _)| *exit as u8).collect();
-    assert_eq!(numbers, [0, 1, 2, 78]);
+    assert_eq!(numbers, [0, 1, 2, 78, 126, 127]);
 }
 
 #[test]

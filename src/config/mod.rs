@@ -2,7 +2,7 @@
 //!
 //! Precedence, per setting: command line, `KEYTALLY_*` variables, file, `OTEL_*` variables, default. Without any of them
 //! [`Config::default`] is what runs. Reading is file → tree ([`yaml`]) → checked against the schema of what a user may
-//! write ([`file`], [`walk`]) → converted ([`check`]); all problems are reported at once, each with its place.
+//! write ([`mod@file`], [`walk`]) → converted ([`check`]); all problems are reported at once, each with its place.
 
 mod check;
 mod env;

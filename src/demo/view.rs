@@ -38,7 +38,7 @@ pub struct View {
     pub window: Duration,
     /// The script's words.
     pub scene: Scene,
-    /// One row a key, in the order of [`View::sort`].
+    /// One row a key, by team and name.
     pub keys: Vec<KeyRow>,
     /// The latest calls, oldest first.
     pub latest: VecDeque<CallRow>,

@@ -618,6 +618,18 @@ impl EndpointHost {
         }
     }
 
+    /// The value of the parameter for which this is `host` (lower case); empty for a fixed host. `None`: it never is.
+    pub(super) fn value_of<'h>(&'h self, host: &'h str) -> Option<&'h str> {
+        match self {
+            Self::Fixed(own) => (one_loopback(own) == one_loopback(host)).then_some(""),
+            Self::Parameter { around: (before, after), special, .. } => {
+                let named = special.iter().find(|(_, own)| ***own == *host).map(|(value, _)| &**value);
+                let cut = || host.strip_prefix(&**before)?.strip_suffix(&**after).filter(|value| is_dns_label(value));
+                named.or_else(cut)
+            }
+        }
+    }
+
     fn is_loopback(&self) -> bool {
         matches!(self, Self::Fixed(host) if one_loopback(host) == "localhost")
     }

@@ -210,6 +210,26 @@ impl Catalog {
         Some(found)
     }
 
+    /// The path on the proxy port that stands for `url`, `/<prefix>[/<parameter>]<path>`, without a final slash: a request
+    /// below it goes to the same scheme, host and port as one below `url`. `None` when no provider is there.
+    pub fn base_path(&self, url: &url::Url) -> Option<String> {
+        let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+        let path = url.path().trim_end_matches('/');
+        let endpoints = self.providers.iter().flat_map(|provider| &provider.endpoints);
+        let mut there = endpoints.filter(|endpoint| endpoint.scheme == *url.scheme() && endpoint.port == port);
+        there.find_map(|endpoint| {
+            let value = endpoint.host.value_of(host)?;
+            let below =
+                path.strip_prefix(&*endpoint.base_path).filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
+            let prefix = endpoint.prefixes.first()?;
+            let parameter = if value.is_empty() { String::new() } else { format!("/{value}") };
+            let base = format!("/{prefix}{parameter}{below}");
+            // A parameter that reads like a path of the provider would be taken for one.
+            let found = self.recognize_base_url(&Method::GET, &base).ok()?;
+            (one_loopback(&found.host) == one_loopback(host) && found.port == port).then_some(base)
+        })
+    }
+
     fn no_prefix(&self, method: &Method, path: &str) -> NotRecognized {
         let first = split_segment(path).map_or("", |(first, _)| first);
         // The first route table is OpenAI's: a path of its API without a prefix is the usual mistake.

@@ -74,14 +74,15 @@ pub struct Upstreams {
     pub own: Vec<(Arc<str>, Arc<Upstream<RequestBody>>)>,
 }
 
-type OpenGuard = dyn Fn(&Arc<str>) -> Box<dyn Send> + Send + Sync;
+/// Makes the guard that counts a call as in flight at the provider of this id.
+type CountInFlight = Box<dyn Fn(&Arc<str>) -> Box<dyn Send> + Send + Sync>;
 
 /// Answers requests on the proxy port.
 pub struct Proxy {
     snapshot: ArcSwap<Snapshot>,
     sink: Arc<dyn Sink>,
     /// Makes the guard that counts a call as in flight at a provider.
-    in_flight: Box<OpenGuard>,
+    in_flight: CountInFlight,
 }
 
 impl Proxy {

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use keytally::demo::simulator::{Answer, AnswerEnd, Received, Simulator};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::wait_until;
-use crate::support::{Sidecar, client, get, post_json};
+use crate::support::{Sidecar, get, post_json};
 
 const OK: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","model":"gpt-4o-mini","choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}"#;
 const REFUSED: &str = r#"{"error":{"message":"Incorrect API key provided","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#;
@@ -47,6 +48,8 @@ async fn a_key_that_worked_and_is_refused_says_so() {
     let (_provider, sidecar) = pair().await;
     let target = |wanted: &str| format!("/openai/v1/chat/completions?{wanted}");
     post_json(sidecar.proxy, &target("refused"), "sk-made-up-never-worked", ASK).await;
+    // Calls that end at about the same time are recorded in either order.
+    sidecar.wait_for_records(1).await;
     post_json(sidecar.proxy, &target("ok"), "sk-made-up-worked", ASK).await;
     sidecar.wait_for_records(2).await;
     let worked = keys(&sidecar).await.into_iter().find(|key| key["up"] == true).expect("a key that works");
@@ -95,10 +98,17 @@ async fn open_calls_and_connections_on_both_sides() {
     assert_eq!(gauges().await, (0.0, 0.0, None));
     let mut open = Vec::new();
     for _ in 0..3 {
-        let request = http::Request::post("/openai/v1/chat/completions?open").body(Bytes::from(ASK).into()).unwrap();
-        let mut answer = client::open(sidecar.proxy, request).await.expect("an answer");
-        answer.body_mut().frame().await.expect("a frame").expect("it is whole");
-        open.push(answer);
+        let mut stream = TcpStream::connect(sidecar.proxy).await.unwrap();
+        let head = format!(
+            "POST /openai/v1/chat/completions?open HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{ASK}",
+            ASK.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(": open") {
+            assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "the answer broke off: {seen:?}");
+        }
+        open.push(stream);
     }
     assert_eq!(gauges().await, (3.0, 3.0, Some(3.0)));
     drop(open);
@@ -110,6 +120,8 @@ async fn open_calls_and_connections_on_both_sides() {
     }
     wait_until("one is kept", async || gauges().await == (0.0, 1.0, Some(0.0))).await;
 
+    // A call is recorded a moment after its end.
+    sidecar.wait_for_records(5).await;
     let samples = sidecar.metrics().await;
     let overhead = |name: &str, phase| samples.sum(&format!("keytally_overhead_seconds_{name}"), &[("phase", phase)]);
     for phase in ["request", "response"] {

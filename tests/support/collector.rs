@@ -45,11 +45,14 @@ pub struct Span {
     pub nanos: u64,
 }
 
+/// Spans, and path and headers of requests.
+type Received = Mutex<(Vec<Span>, Vec<(String, HeaderMap)>)>;
+
 /// Listens on a free loopback port.
 pub struct Collector {
     /// Where.
     pub address: SocketAddr,
-    received: Arc<Mutex<(Vec<Span>, Vec<(String, HeaderMap)>)>>,
+    received: Arc<Received>,
 }
 
 impl Collector {
@@ -57,7 +60,7 @@ impl Collector {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let received = Arc::new(Mutex::default());
+        let received: Arc<Received> = Arc::default();
         let to = Arc::clone(&received);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -94,8 +97,6 @@ impl Collector {
         }
     }
 }
-
-type Received = Mutex<(Vec<Span>, Vec<(String, HeaderMap)>)>;
 
 async fn take(to: Arc<Received>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();

@@ -37,7 +37,7 @@ impl Samples {
 
 fn sample(line: &str) -> Option<(String, BTreeMap<String, String>, f64)> {
     let (series, value) = match line.find('{') {
-        None => line.split_once(' ').map(|(name, value)| (name, value))?,
+        None => line.split_once(' ')?,
         Some(_) => {
             let end = line.rfind("} ")?;
             (&line[..=end], &line[end + 2..])

@@ -48,6 +48,8 @@ async fn a_key_that_worked_and_is_refused_says_so() {
     let (_provider, sidecar) = pair().await;
     let target = |wanted: &str| format!("/openai/v1/chat/completions?{wanted}");
     post_json(sidecar.proxy, &target("refused"), "sk-made-up-never-worked", ASK).await;
+    // Calls that end at about the same time are recorded in either order.
+    sidecar.wait_for_records(1).await;
     post_json(sidecar.proxy, &target("ok"), "sk-made-up-worked", ASK).await;
     sidecar.wait_for_records(2).await;
     let worked = keys(&sidecar).await.into_iter().find(|key| key["up"] == true).expect("a key that works");

@@ -276,11 +276,10 @@ impl Call {
         }
         let body = if self.get { Bytes::new() } else { Bytes::from(self.body) };
         let request = request.body(Full::new(body)).expect("a request");
-        let mut answer = client::open(proxy, request).await.expect("an answer");
         if self.leave {
-            let _first = answer.body_mut().frame().await;
-            return;
+            return client::leave(proxy, request, 1).await;
         }
+        let mut answer = client::open(proxy, request).await.expect("an answer");
         // A stream that breaks off is an error here; the records tell it.
         while let Some(Ok(_)) = answer.body_mut().frame().await {}
     }

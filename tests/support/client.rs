@@ -38,6 +38,20 @@ pub async fn open(address: SocketAddr, mut request: Request<Full<Bytes>>) -> hyp
     sender.send_request(request).await
 }
 
+/// Sends one request, reads `frames` pieces of the answer's body and closes the connection. Dropping a body of [`open`]
+/// is not enough for that: the HTTP client may go on reading.
+pub async fn leave(address: SocketAddr, mut request: Request<Full<Bytes>>, frames: usize) {
+    let stream = TcpStream::connect(address).await.expect("connect");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP/1.1");
+    let connection = tokio::spawn(connection);
+    request.headers_mut().insert("host", address.to_string().parse().expect("host"));
+    let mut answer = sender.send_request(request).await.expect("an answer");
+    for _ in 0..frames {
+        answer.body_mut().frame().await.expect("a piece").expect("it is whole");
+    }
+    connection.abort();
+}
+
 /// Sends one request and reads the whole answer.
 pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Whole {
     let (head, body) = open(address, request).await.expect("an answer").into_parts();

@@ -137,6 +137,12 @@ impl Watched {
         self.overhead += now.elapsed();
     }
 
+    /// All of the body has come. An HTTP/2 provider may tell the end in a frame of its own, after the last of the bytes that
+    /// `content-length` promised; by then the application has its answer, and nobody asks for that frame.
+    fn is_whole(&self) -> bool {
+        self.body.is_end_stream() || (self.bytes > 0 && self.body.size_hint().exact() == Some(0))
+    }
+
     fn end(&mut self, ended: Ended) {
         let Some(decoder) = self.decoder.take() else { return };
         let started = Instant::now();
@@ -184,7 +190,7 @@ impl Watched {
                     if let Some(data) = frame.data_ref() {
                         self.data(data);
                     }
-                    if self.body.is_end_stream() {
+                    if self.is_whole() {
                         self.end(Ended::Whole);
                     }
                     match (&mut self.hide, frame.data_ref()) {
@@ -243,7 +249,7 @@ fn how_it_ended(ended: Ended, reply: &Reply) -> End {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        let whole = self.body.is_end_stream();
+        let whole = self.is_whole();
         self.end(if whole { Ended::Whole } else { Ended::Dropped });
         self.call.release();
     }

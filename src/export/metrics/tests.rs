@@ -1077,33 +1077,3 @@ fn promtool_has_nothing_to_say() {
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 }
-
-/// By hand: `cargo test --lib metrics -- --ignored --nocapture twenty_thousand`.
-#[test]
-#[ignore = "prints times, asserts nothing that a slow machine could not break"]
-fn twenty_thousand_series_take_this_long() {
-    let (metrics, _) = with_clock(MetricsConfig { max_series: 24_000, ..config() });
-    let models: Vec<_> = (0..10).map(|m| format!("model-{m}")).collect();
-    for key in 0..200 {
-        for model in &models {
-            for outcome in [Outcome::Ok, Outcome::RateLimitTokens, Outcome::ProviderError] {
-                metrics.observe(&CallRecord { outcome, ..stream(&format!("key-{key}"), model) }, true);
-            }
-        }
-    }
-    let record = stream("key-7", "model-3");
-    for accept in [TEXT, OPEN] {
-        metrics.encode(accept);
-        let start = Instant::now();
-        let size = metrics.encode(accept).1.len();
-        println!("encode: {:?}, {size} bytes, {} series", start.elapsed(), scrape(&metrics).len());
-    }
-    let start = Instant::now();
-    (0..100_000).for_each(|_| metrics.observe(&record, true));
-    println!("observe: {:?} a call", start.elapsed() / 100_000);
-    if let Ok(path) = std::env::var("KEYTALLY_METRICS_DUMP") {
-        let (all, _) = with_clock(config());
-        everything(&all);
-        std::fs::write(path, all.encode(OPEN).1).unwrap();
-    }
-}

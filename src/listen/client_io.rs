@@ -43,6 +43,8 @@ pub struct ClientIo {
     state: Arc<ClientState>,
     /// The application has finished sending and still listens.
     half_closed: bool,
+    /// The end of input has been held back once, for the call that came just before it to be taken up.
+    end_held: bool,
 }
 
 impl ClientState {
@@ -104,7 +106,7 @@ impl ClientIo {
     /// Wraps an accepted socket.
     pub fn new(stream: TcpStream) -> (Self, Arc<ClientState>) {
         let state = Arc::new(ClientState::default());
-        (Self { stream, state: Arc::clone(&state), half_closed: false }, state)
+        (Self { stream, state: Arc::clone(&state), half_closed: false, end_held: false }, state)
     }
 
     fn answering(&self) -> bool {
@@ -123,8 +125,17 @@ impl AsyncRead for ClientIo {
         if !self.half_closed {
             let before = buf.filled().len();
             std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-            if buf.filled().len() > before || buf.remaining() == 0 || !self.answering() {
+            if buf.filled().len() > before || buf.remaining() == 0 {
                 return Poll::Ready(Ok(()));
+            }
+            if !self.answering() {
+                if self.end_held {
+                    return Poll::Ready(Ok(()));
+                }
+                // A request and the end of input can come in one piece; the call is taken up after this read.
+                self.end_held = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             let ends = self.stream.peer_addr().and_then(|peer| Ok((peer, self.stream.local_addr()?)));
             self.half_closed = ends.is_ok_and(|(peer, local)| still_open(peer, local));

@@ -15,6 +15,7 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
+	cargo fetch --locked --quiet
 	target/test-tools/bin/cargo-deny --locked --offline check bans licenses sources
 
 tools:

@@ -19,8 +19,10 @@ use crate::call::{CallFacts, CallRecord};
 use crate::config::{CallsSink, Config, ConfigHandle, Misfit, OtlpCompression, Step};
 use crate::export::metrics::{Metrics, MetricsConfig, Side};
 use crate::export::{
-    DropReason, ExportSettings, Exports, LogTarget, OtlpHeaders, OtlpSettings, Sampling, Signal, TraceSettings,
+    DropReason, ExportSettings, Exports, LedgerSettings, LogTarget, OtlpHeaders, OtlpSettings, Sampling, Signal,
+    TraceSettings,
 };
+use crate::ledger::Retention;
 use crate::listen::{self, ListenSettings, Phase};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
 use crate::provider::{Catalog, Provider, read_limits};
@@ -324,6 +326,9 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
                 (Ok(snapshot), Ok(meter)) => {
                     spine.swap(snapshot);
                     rooms.meter.reload(meter);
+                    if let Err(error) = rooms.exports.change_ledger(ledger_settings(&current)) {
+                        tracing::error!(%error, "there is no ledger");
+                    }
                     tell_metrics(&rooms, &current);
                 }
                 (Err(error), _) | (_, Err(error)) => {
@@ -465,7 +470,8 @@ fn export_settings(config: &Config) -> ExportSettings {
         CallsSink::Stdout => LogTarget::Stdout,
         CallsSink::File(path) => LogTarget::Path(path.clone()),
     });
-    let Some(otlp) = &config.otlp else { return ExportSettings { log, ..ExportSettings::default() } };
+    let ledger = ledger_settings(config);
+    let Some(otlp) = &config.otlp else { return ExportSettings { log, ledger, ..ExportSettings::default() } };
     let trace = &config.trace;
     let traces = TraceSettings {
         otlp: OtlpSettings {
@@ -498,7 +504,14 @@ fn export_settings(config: &Config) -> ExportSettings {
         delay: otlp.batch_delay,
         batch_timeout: otlp.batch_timeout,
     };
-    ExportSettings { log, traces }
+    ExportSettings { log, traces, ledger }
+}
+
+fn ledger_settings(config: &Config) -> Option<LedgerSettings> {
+    config.ledger.as_ref().map(|ledger| LedgerSettings {
+        path: ledger.path.clone(),
+        retention: Retention { age: ledger.retention, max_bytes: ledger.max_bytes },
+    })
 }
 
 // === status ===
@@ -540,6 +553,12 @@ impl admin::StatusSource for Status {
             };
             exporters.push(exporter("logs", Signal::Logs, target));
         }
+        // Unlike the others it says what is true now: rows wait, and are written when the file can be again.
+        exporters.extend(self.rooms.exports.ledger_health().map(|(path, problem)| admin::ExporterStatus {
+            name: "ledger".to_owned(),
+            healthy: problem.is_none(),
+            detail: Some(problem.unwrap_or_else(|| path.display().to_string())),
+        }));
         admin::RoomStatus {
             config_path: self.config.path().map(|path| path.display().to_string()),
             config_error: (!status.successful).then(|| "the file on disk is not what runs; see the log".to_owned()),

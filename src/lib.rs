@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod export;
+pub mod ledger;
 pub mod listen;
 pub mod meter;
 pub mod protocol;

@@ -153,6 +153,15 @@ impl CallRecord {
         self.key_name.as_deref().or(self.key.as_ref().map(Fingerprint::as_str)).unwrap_or("none")
     }
 
+    /// Name of the model that totals go by: the bounded label of metrics; where that says nothing, what answered or was
+    /// asked for.
+    pub fn model(&self) -> Option<&str> {
+        match &*self.model_label {
+            "" | "other" | "unconfirmed" | "none" => self.response_model.as_deref().or(self.request_model.as_deref()),
+            label => Some(label),
+        }
+    }
+
     /// Time added by the sidecar.
     pub fn overhead(&self) -> Duration {
         self.timing.overhead_request + self.timing.overhead_response

@@ -1,6 +1,6 @@
 //! Token and unit counts of one answer, in one normal form whatever the protocol's own convention.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::TokenType;
 
@@ -8,7 +8,8 @@ use super::TokenType;
 ///
 /// Normal form: `input_tokens` is all of the prompt, cached, audio, image and tool-use parts included; `output_tokens`
 /// is all of the output, reasoning and audio included. The other counts are parts of those two.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Usage {
     /// The whole prompt.
     #[serde(skip_serializing_if = "Option::is_none")]

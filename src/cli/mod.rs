@@ -242,6 +242,10 @@ fn summary(config: &Config) -> String {
         ("rules added", count(config.rules.len())),
         ("call records", calls),
         ("spans", spans),
+        (
+            "ledger",
+            config.ledger.as_ref().map_or_else(|| "none".to_owned(), |ledger| ledger.path.display().to_string()),
+        ),
     ];
     rows.iter().map(|(name, value)| format!("  {name:<18} {value}\n")).collect()
 }

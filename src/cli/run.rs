@@ -25,6 +25,7 @@ use super::{ConfigArgs, Exit, bad_config, complain, fail, log, source};
 use crate::app::App;
 use crate::call::CallRecord;
 use crate::config::{CallsSink, Config, ConfigHandle, Environment, LogFormat, LogLevel};
+use crate::ledger::{LedgerError, Lock};
 use crate::meter::Rules;
 use crate::provider::Catalog;
 
@@ -102,6 +103,13 @@ async fn with_sidecar(args: RunArgs, mut config: Config) -> anyhow::Result<ExitC
     if config.calls == Some(CallsSink::Stdout) {
         config.calls = None;
         complain("keytally: standard output is the command's: call records are not written to it");
+    }
+    // Several commands may run at once, also beside a sidecar that serves: the first one writes the ledger.
+    if let Some(ledger) = &config.ledger
+        && let Err(error @ LedgerError::InUse { .. }) = Lock::take(&ledger.path)
+    {
+        complain(&format!("keytally: {error}; the calls of this command are not in it"));
+        config.ledger = None;
     }
     config.shutdown.drain = config.shutdown.drain.min(DRAIN);
     config.shutdown.linger = Duration::ZERO;

@@ -16,9 +16,10 @@ use super::problem::{ConfigError, Problem, shown};
 use super::walk::{Path, Step, Walker};
 use super::yaml::{self, Data, Node, Spot};
 use super::{
-    CallsSink, Config, KeyDefaults, LimitSettings, Listen, Loaded, LogSettings, MetricsSettings, Misfit, OTLP_TIMEOUT,
-    OtlpCompression, OtlpProtocol, OtlpSettings, Propagation, SHUTDOWN_LINGER_KUBERNETES, Secret, Semconv,
-    ShutdownSettings, Source, TRACE_SAMPLE, TraceSettings, UpstreamProxy, UpstreamSettings, UsageSettings, value,
+    CallsSink, Config, KeyDefaults, LedgerSettings, LimitSettings, Listen, Loaded, LogSettings, MetricsSettings,
+    Misfit, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol, OtlpSettings, Propagation, SHUTDOWN_LINGER_KUBERNETES, Secret,
+    Semconv, ShutdownSettings, Source, TRACE_SAMPLE, TraceSettings, UpstreamProxy, UpstreamSettings, UsageSettings,
+    value,
 };
 use crate::meter::{KeyEntry, PriceOverride, RuleEntry};
 use crate::provider::ProviderOverride;
@@ -183,6 +184,13 @@ impl Checker<'_> {
                 self.wrong(Path::of(&[&"limits", &name]), text);
             }
         }
+        if file.ledger.retention.0.is_zero() {
+            self.wrong(Path::of(&[&"ledger", &"retention"]), "= \"0s\": nothing would be kept; write more than 0");
+        }
+        if !(1 << 20..=1 << 40).contains(&file.ledger.max_size.0) {
+            let text = format!("= \"{}\": out of range; write 1MiB to 1024GiB", file.ledger.max_size);
+            self.wrong(Path::of(&[&"ledger", &"max_size"]), text);
+        }
         let trace = TraceSettings {
             sample: file.trace.sample.or(otel.sample).unwrap_or(TRACE_SAMPLE),
             parent_based: file.trace.parent_based.map(|s| s.0).or(otel.parent_based).unwrap_or(true),
@@ -215,6 +223,11 @@ impl Checker<'_> {
                 _ => CallsSink::File(path.0),
             }),
             otlp: otlp(file.export.otlp, headers, otel),
+            ledger: own.ledger.or(file.ledger.path).map(|path| LedgerSettings {
+                path: path.0,
+                retention: file.ledger.retention.0,
+                max_bytes: file.ledger.max_size.0,
+            }),
             trace,
             metrics: MetricsSettings {
                 birth_hold: file.metrics.birth_hold.0,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::problem::{Problem, shown};
-use super::value::{Address, LabelName, Link, Name};
+use super::value::{Address, FilePath, LabelName, Link, Name};
 use super::{
     LogFormat, LogLevel, OTLP_BATCH_DELAY, OTLP_BATCH_SPANS, OTLP_BATCH_TIMEOUT, OTLP_QUEUE_SPANS, OtlpCompression,
     OtlpProtocol, Propagation, Secret,
@@ -73,6 +73,7 @@ pub(super) struct Own {
     pub(super) listen: Option<Address>,
     pub(super) admin: Option<Address>,
     pub(super) labels: Vec<(String, String)>,
+    pub(super) ledger: Option<FilePath>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) log_level: Option<LogLevel>,
     /// Of a process in Kubernetes, which sets this variable in every container.
@@ -83,7 +84,14 @@ pub(super) struct Own {
 pub(super) fn own(env: &Environment, problems: &mut Vec<Problem>) -> Own {
     let mut own = Own::default();
     let mut wrong = |text: String| problems.push(Problem { place: "environment".to_owned(), text });
-    for name in ["KEYTALLY_LISTEN", "KEYTALLY_ADMIN", "KEYTALLY_LOG_FORMAT", "KEYTALLY_LOG", "KEYTALLY_LABELS"] {
+    for name in [
+        "KEYTALLY_LISTEN",
+        "KEYTALLY_ADMIN",
+        "KEYTALLY_LEDGER",
+        "KEYTALLY_LOG_FORMAT",
+        "KEYTALLY_LOG",
+        "KEYTALLY_LABELS",
+    ] {
         let value = match env.get(name) {
             Ok(Some(value)) => value,
             Ok(None) => continue,
@@ -95,6 +103,7 @@ pub(super) fn own(env: &Environment, problems: &mut Vec<Problem>) -> Own {
         let read = match name {
             "KEYTALLY_LISTEN" => value.parse().map(|address| own.listen = Some(address)),
             "KEYTALLY_ADMIN" => value.parse().map(|address| own.admin = Some(address)),
+            "KEYTALLY_LEDGER" => value.parse().map(|path| own.ledger = Some(path)),
             "KEYTALLY_LOG_FORMAT" => value
                 .parse()
                 .map(|format| own.log_format = Some(format))

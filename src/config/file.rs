@@ -15,10 +15,10 @@ use super::value::{
     Segment, Semconv, Span, Switch, Text, Usd,
 };
 use super::{
-    ANOMALY_MIN_USD_PER_HOUR, ANOMALY_RATIO, BIRTH_HOLD, CONNECT_TIMEOUT, HEADER_BYTES, IDLE_TIMEOUT, LIMIT_ACCOUNTS,
-    LIMIT_CONNECTIONS, LIMIT_KEYS, LIMIT_MODELS, LISTEN_ADMIN, LISTEN_PROXY, LogFormat, LogLevel, MAX_SERIES,
-    NEW_KEY_USD_PER_HOUR, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol, POOL_IDLE_TIMEOUT, SHUTDOWN_DRAIN, TAP_BYTES,
-    TRACE_KEEP_SECONDS, TRACE_KEEP_USD, TRACE_SAMPLE, TraceProfile,
+    ANOMALY_MIN_USD_PER_HOUR, ANOMALY_RATIO, BIRTH_HOLD, CONNECT_TIMEOUT, HEADER_BYTES, IDLE_TIMEOUT, LEDGER_BYTES,
+    LEDGER_RETENTION, LIMIT_ACCOUNTS, LIMIT_CONNECTIONS, LIMIT_KEYS, LIMIT_MODELS, LISTEN_ADMIN, LISTEN_PROXY,
+    LogFormat, LogLevel, MAX_SERIES, NEW_KEY_USD_PER_HOUR, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol,
+    POOL_IDLE_TIMEOUT, SHUTDOWN_DRAIN, TAP_BYTES, TRACE_KEEP_SECONDS, TRACE_KEEP_USD, TRACE_SAMPLE, TraceProfile,
 };
 use crate::call::{Fault, KeyPlace, Outcome, Protocol, Retry};
 
@@ -88,6 +88,8 @@ pub struct File {
     /// Where records and spans go.
     #[schemars(extend("x-restart" = true))]
     pub export: ExportFile,
+    /// The ledger: one row a call in an SQLite file, which `usage`, `log` and `statement` read.
+    pub ledger: LedgerFile,
     /// What spans are made and what they hold.
     pub trace: TraceFile,
     /// What the metrics endpoint shows.
@@ -340,6 +342,25 @@ pub struct ExportFile {
 pub struct CallsFile {
     /// File that records are appended to, `-` for standard output; none are written if left out.
     pub path: Option<FilePath>,
+}
+
+/// The ledger.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LedgerFile {
+    /// The file; it is made if there is none, and there is no ledger without a path. One sidecar writes a file.
+    #[schemars(extend("x-env" = "KEYTALLY_LEDGER"))]
+    pub path: Option<FilePath>,
+    /// Calls older than this are removed.
+    pub retention: Span,
+    /// The oldest calls are removed when the file grows beyond this.
+    pub max_size: ByteSize,
+}
+
+impl Default for LedgerFile {
+    fn default() -> Self {
+        Self { path: None, retention: Span(LEDGER_RETENTION), max_size: ByteSize(LEDGER_BYTES) }
+    }
 }
 
 /// OTLP. The `OTEL_*` variables of the specification fill in what is left out here.

@@ -85,6 +85,11 @@ pub const OTLP_BATCH_SPANS: usize = 512;
 /// Longest wait of a span for its batch, as the OpenTelemetry specification has it.
 pub const OTLP_BATCH_DELAY: Duration = Duration::from_secs(5);
 
+/// What the ledger keeps: a quarter of a year, so that a month and the one before it are whole.
+pub const LEDGER_RETENTION: Duration = Duration::from_secs(90 * 24 * 3600);
+/// What the ledger may take on disk: some five million calls.
+pub const LEDGER_BYTES: u64 = 1 << 30;
+
 /// Everything that can be set. Made by [`Source::load`] or [`Config::default`]; never changed afterwards.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -114,6 +119,8 @@ pub struct Config {
     pub calls: Option<CallsSink>,
     /// Where spans go; `None` for nowhere.
     pub otlp: Option<OtlpSettings>,
+    /// The ledger; `None` for none.
+    pub ledger: Option<LedgerSettings>,
     /// What spans are made and what they hold.
     pub trace: TraceSettings,
     /// What the metrics endpoint shows.
@@ -179,6 +186,17 @@ pub enum CallsSink {
     Stdout,
     /// Appended to this file.
     File(PathBuf),
+}
+
+/// The ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerSettings {
+    /// The file.
+    pub path: PathBuf,
+    /// Older calls are removed.
+    pub retention: Duration,
+    /// The oldest calls are removed when the file is larger than this.
+    pub max_bytes: u64,
 }
 
 label_enum! {

@@ -51,7 +51,7 @@ fn each_mistake_says_where_what_and_what_would_be_right() {
         (
             "- a",
             "f.yaml:1:1: the file: not a mapping; write its settings as name: value (listen, providers, keys, \
-                 key_defaults, prices, rules, accounts, fingerprint, labels, usage, export, trace, metrics, limits, \
+                 key_defaults, prices, rules, accounts, fingerprint, labels, usage, export, ledger, trace, metrics, limits, \
                  upstream, shutdown, log)",
         ),
         ("lissten: {}", "f.yaml:1:1: lissten: unknown setting; did you mean listen?"),
@@ -189,6 +189,8 @@ fn each_mistake_says_where_what_and_what_would_be_right() {
                               letter",
         ),
         ("labels: {app: }", "f.yaml:1:10: labels.app: nothing; write a value"),
+        ("ledger: {retention: 0s}", "f.yaml:1:21: ledger.retention = \"0s\": nothing would be kept; write more than 0"),
+        ("ledger: {max_size: 1KiB}", "f.yaml:1:20: ledger.max_size = \"1KiB\": out of range; write 1MiB to 1024GiB"),
         ("a: &x {b: 1}\n<<: *x", "f.yaml:2:1: \"<<\": merge keys are not supported; write the settings out"),
     ];
     for (text, problem) in table {

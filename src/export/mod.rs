@@ -1,8 +1,9 @@
 //! From call records to metrics, spans, the call log and live views.
 //!
-//! [`Exports::record`] is called once a call, on the task that served it: metrics are added in place; span and log line go
-//! over bounded queues to exporters of their own. It never waits; what does not fit is counted with its reason.
+//! [`Exports::record`] is called once a call, on the task that served it: metrics are added in place; span, log line and
+//! ledger row go over bounded queues to exporters of their own. It never waits; what does not fit is counted with its reason.
 
+mod ledger;
 mod log;
 pub mod metrics;
 mod otlp;
@@ -12,24 +13,28 @@ mod trace_context;
 mod traces;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+pub use ledger::LedgerSettings;
 pub use log::{FIELDS, LogTarget, to_json};
 pub use queue::{DropReason, Drops, Signal};
 pub use settings::{OtlpError, OtlpHeaders, OtlpProtocol, OtlpSettings, TraceSettings};
 pub use trace_context::{Propagation, read as read_trace_context};
 pub use traces::{ATTRIBUTES, Kind, Profile, SCOPE, STALLED_EVENT, Sampling, Semconv};
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::call::CallRecord;
+use crate::ledger::LedgerError;
+use ledger::Ledger;
 use log::Log;
 use otlp::{Batcher, Exporter};
 use queue::{Queue, queue};
@@ -47,6 +52,8 @@ pub struct ExportSettings {
     pub log: Option<LogTarget>,
     /// OTLP traces.
     pub traces: TraceSettings,
+    /// The ledger.
+    pub ledger: Option<LedgerSettings>,
 }
 
 /// Why exporters cannot start.
@@ -55,6 +62,9 @@ pub enum ExportError {
     /// Traces.
     #[error(transparent)]
     Otlp(#[from] OtlpError),
+    /// The ledger: another process writes the same file.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The call log's thread.
     #[error("call log: cannot start its thread: {0}; raise the limit of threads of this process")]
     Thread(#[source] std::io::Error),
@@ -68,6 +78,8 @@ pub struct Exports {
     observe: Observe,
     traces: Option<Traces>,
     log: Option<Log>,
+    ledger: ArcSwapOption<Ledger>,
+    drops: Arc<dyn Drops>,
     subscribers: ArcSwap<Vec<mpsc::Sender<Arc<CallRecord>>>>,
 }
 
@@ -96,8 +108,8 @@ impl Exports {
     /// traces, without a path none for the log.
     ///
     /// # Errors
-    /// When an endpoint, header or certificate cannot be used. A collector that is down, or a log file that cannot be
-    /// opened, is no error: both may come later.
+    /// When an endpoint, header or certificate cannot be used, or another process writes the ledger. A collector that is
+    /// down, or a file that cannot be written, is no error: both may come right later.
     pub fn start(settings: &ExportSettings, observe: Observe, drops: Arc<dyn Drops>) -> Result<Self, ExportError> {
         let traces = &settings.traces;
         let traces = if traces.enabled() {
@@ -118,9 +130,12 @@ impl Exports {
         } else {
             None
         };
-        let log = settings.log.clone().map(|target| Log::start(target, drops));
+        let log = settings.log.clone().map(|target| Log::start(target, drops.clone()));
         let log = log.transpose().map_err(ExportError::Thread)?;
-        Ok(Self { observe, traces, log, subscribers: ArcSwap::default() })
+        let exports =
+            Self { observe, traces, log, ledger: ArcSwapOption::empty(), drops, subscribers: ArcSwap::default() };
+        exports.change_ledger(settings.ledger.clone())?;
+        Ok(exports)
     }
 
     /// Takes one finished call. Never waits.
@@ -132,6 +147,10 @@ impl Exports {
             place.send(record.clone());
         }
         if let Some(place) = self.log.as_ref().and_then(|log| log.queue.reserve()) {
+            place.send(record.clone());
+        }
+        let ledger = self.ledger.load();
+        if let Some(place) = ledger.as_ref().and_then(|ledger| ledger.queue.reserve()) {
             place.send(record.clone());
         }
         for subscriber in self.subscribers.load().iter() {
@@ -159,6 +178,31 @@ impl Exports {
         }
     }
 
+    /// Goes on with another ledger file or retention, begins one, or ends it. Rows taken so far go to the file that was set
+    /// before.
+    ///
+    /// # Errors
+    /// A ledger that is begun is written by another process, or its thread cannot be started; there is none then.
+    pub fn change_ledger(&self, settings: Option<LedgerSettings>) -> Result<(), LedgerError> {
+        match (self.ledger.load_full(), settings) {
+            (Some(ledger), Some(settings)) => ledger.change(settings),
+            (Some(ledger), None) => {
+                self.ledger.store(None);
+                ledger.queue.close();
+            }
+            (None, Some(settings)) => {
+                self.ledger.store(Some(Arc::new(Ledger::start(settings, self.drops.clone())?)));
+            }
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// Where the ledger is, and why it cannot be written, as long as it cannot; `None` without a ledger.
+    pub fn ledger_health(&self) -> Option<(PathBuf, Option<String>)> {
+        self.ledger.load().as_ref().map(|ledger| ledger.health())
+    }
+
     /// Shutdown: takes no more records, exports what waits, and returns after at most `deadline` (and a moment). What is
     /// left then is counted as lost to shutdown and returned.
     pub async fn flush(&self, deadline: Duration) -> usize {
@@ -169,9 +213,16 @@ impl Exports {
             traces.queue.close();
             tasks = traces.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
+        let ledger = self.ledger.load_full();
+        if let Some(ledger) = &ledger {
+            ledger.queue.close();
+        }
         if let Some(log) = &self.log {
             log.queue.close();
             let _ = tokio::time::timeout_at(until, log.finished()).await;
+        }
+        if let Some(ledger) = &ledger {
+            let _ = tokio::time::timeout_at(until, ledger.finished()).await;
         }
         if let Some(mut task) = tasks
             && tokio::time::timeout_at(until + GRACE, &mut task).await.is_err()
@@ -180,6 +231,7 @@ impl Exports {
         }
         self.subscribers.store(Arc::default());
         let left = self.traces.as_ref().map_or(0, |traces| traces.queue.abandon());
-        left + self.log.as_ref().map_or(0, |log| log.queue.abandon())
+        let left = left + self.log.as_ref().map_or(0, |log| log.queue.abandon());
+        left + ledger.map_or(0, |ledger| ledger.queue.abandon())
     }
 }

@@ -299,6 +299,7 @@ fn settings_that_need_a_restart_are_kept() {
         ("labels", "{ app: a }"),
         ("usage", "{ inject: true }"),
         ("export", "{ calls: { path: '-' }, otlp: { endpoint: 'http://o' } }"),
+        ("ledger", "{ path: ledger.db }"),
         ("trace", "{ sample: 0.5 }"),
         ("metrics", "{ max_series: 999 }"),
         ("limits", "{ keys: 9 }"),

@@ -25,7 +25,8 @@ fn start(traces: TraceSettings) -> Running {
         seen.0.fetch_add(1, Ordering::SeqCst);
         seen.1.fetch_add(usize::from(exemplar), Ordering::SeqCst);
     });
-    let exports = Exports::start(&ExportSettings { log: None, traces }, observe, counted.clone()).unwrap();
+    let exports =
+        Exports::start(&ExportSettings { traces, ..ExportSettings::default() }, observe, counted.clone()).unwrap();
     Running { exports, counted, observed }
 }
 
@@ -303,7 +304,7 @@ async fn settings_that_cannot_work_are_told() {
     let wrong = |change: fn(&mut OtlpSettings)| {
         let mut traces = to("https://127.0.0.1:1");
         change(&mut traces.otlp);
-        ExportSettings { log: None, traces }.check().map_err(|error| error.to_string())
+        ExportSettings { traces, ..ExportSettings::default() }.check().map_err(|error| error.to_string())
     };
     assert_eq!(wrong(|_| ()), Ok(()));
     let messages = [

@@ -14,7 +14,7 @@ use super::*;
 use crate::call::*;
 
 /// The smallest record: a call that got no answer.
-fn bare() -> CallRecord {
+pub(crate) fn bare() -> CallRecord {
     CallRecord {
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
         call_id: CallId(0x0194_2f6e_5a2b_7c3d_8e4f_5061_7283_94a5),
@@ -76,7 +76,7 @@ fn bare() -> CallRecord {
 }
 
 /// A good streamed call with everything that one can have.
-fn full() -> CallRecord {
+pub(crate) fn full() -> CallRecord {
     CallRecord {
         trace: TraceContext {
             trace_id: 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c,
@@ -159,7 +159,7 @@ fn full() -> CallRecord {
 }
 
 /// A call that the provider refused.
-fn refused() -> CallRecord {
+pub(crate) fn refused() -> CallRecord {
     CallRecord {
         status: Some(429),
         outcome: Outcome::RateLimitTokens,

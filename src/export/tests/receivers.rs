@@ -40,7 +40,7 @@ async fn export_to(port: u16, protocol: OtlpProtocol, records: Vec<CallRecord>) 
     let otlp = OtlpSettings { endpoint, protocol, ..OtlpSettings::default() };
     let traces = TraceSettings { otlp, ..TraceSettings::default() };
     let counted = Arc::new(Counted::default());
-    let settings = ExportSettings { log: None, traces };
+    let settings = ExportSettings { traces, ..ExportSettings::default() };
     let exports = Exports::start(&settings, Box::new(|_, _| ()), counted.clone()).unwrap();
     for record in records {
         exports.record(Arc::new(record));

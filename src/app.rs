@@ -23,7 +23,7 @@ use crate::export::{
     TraceSettings,
 };
 use crate::ledger::Retention;
-use crate::listen::{self, ListenSettings, Phase};
+use crate::listen::{self, Answer, Callers, ListenSettings, Phase};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
 use crate::provider::{Catalog, Provider, read_limits};
 use crate::proxy::{Proxy, Snapshot, Upstreams};
@@ -32,6 +32,9 @@ use crate::upstream::{Opened, Roots, Upstream, UpstreamSettings};
 
 /// Longest wait for exporters at shutdown, once calls have ended.
 const FLUSH: Duration = Duration::from_secs(5);
+
+/// Longest wait of a record, not of its call, for the name of who calls. It is usually known before the call has ended.
+const CALLER_WAIT: Duration = Duration::from_secs(1);
 
 /// A running sidecar.
 pub struct App {
@@ -62,13 +65,19 @@ struct Rooms {
 struct Settle(Arc<Rooms>);
 
 impl Sink for Settle {
-    fn finish(&self, facts: CallFacts, provider: Option<Arc<Provider>>) {
+    fn finish(&self, mut facts: CallFacts, provider: Option<Arc<Provider>>, caller: Option<&Answer>) {
         let settling = Settling::new(Arc::clone(&self.0));
-        if self.0.meter.may_block(&facts) {
-            tokio::task::spawn_blocking(move || settling.0.settle(facts, provider.as_deref()));
-        } else {
-            tokio::spawn(async move { settling.0.settle(facts, provider.as_deref()) });
-        }
+        let caller = caller.cloned();
+        tokio::spawn(async move {
+            if let Some(caller) = caller {
+                facts.caller = tokio::time::timeout(CALLER_WAIT, caller.known()).await.ok().flatten();
+            }
+            if settling.0.meter.may_block(&facts) {
+                tokio::task::spawn_blocking(move || settling.0.settle(facts, provider.as_deref()));
+            } else {
+                settling.0.settle(facts, provider.as_deref());
+            }
+        });
     }
 }
 
@@ -152,6 +161,7 @@ impl App {
         let settings = ListenSettings {
             connections: current.limits.connections as usize,
             header_bytes: usize::try_from(current.limits.header_bytes).unwrap_or(usize::MAX),
+            callers: current.listen.callers.then(Callers::start).flatten(),
         };
         let proxy_task = tokio::spawn(async move {
             let opened = move || connections.connection(Side::Client);

@@ -7,6 +7,8 @@ mod support;
 
 /// Hostile and broken bytes from either side: the call goes on, memory stays flat.
 mod bad_input;
+/// Who calls: the process at the other end.
+mod callers;
 /// Recorded exchanges of all providers: same bytes, the provider's tokens, the reference's spend.
 mod corpus;
 /// Every format's decoder: recorded answers cut at every byte, and compressed four ways.

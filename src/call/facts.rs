@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{End, Finding, Fingerprint, KeyPlace, Money, Operation, Protocol, Usage, Way, label_enum};
+use super::{Caller, End, Finding, Fingerprint, KeyPlace, Money, Operation, Protocol, Usage, Way, label_enum};
 
 /// Identity of a call in every sink: 32 hex digits, time-ordered (UUID version 7 without dashes).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,8 +72,10 @@ pub struct CallFacts {
     pub server_address: Arc<str>,
     /// The provider's port.
     pub server_port: u16,
-    /// Who calls, when known (configured application name, later the peer process).
+    /// The configured name of the application.
     pub client: Option<Arc<str>>,
+    /// The process that calls, where it is on this machine and may be looked at.
+    pub caller: Option<Arc<Caller>>,
     /// What was seen of the credential.
     pub key: KeyFacts,
     /// What was seen of the request.

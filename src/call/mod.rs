@@ -3,6 +3,7 @@
 //! The data plane fills in [`CallFacts`] while bytes pass; `meter` alone turns them into one [`CallRecord`]; `export`
 //! alone decides how a record is shown. Nothing here does I/O, is async, or holds a body, a header value or a key.
 
+mod caller;
 mod end;
 mod facts;
 mod key;
@@ -12,6 +13,7 @@ mod outcome;
 mod record;
 mod usage;
 
+pub use caller::Caller;
 pub use end::End;
 pub use facts::{
     CallFacts, CallId, ErrorFacts, GeneratedError, KeyFacts, Limits, RateLimit, Reply, RequestFacts, ResponseFacts,

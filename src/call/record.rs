@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    CallId, End, Fault, Finding, Fingerprint, Limits, Money, Operation, Outcome, Protocol, Timing, TraceContext,
-    Unreadable, Usage, UsageSource, Way, label_enum,
+    CallId, Caller, End, Fault, Finding, Fingerprint, Limits, Money, Operation, Outcome, Protocol, Timing,
+    TraceContext, Unreadable, Usage, UsageSource, Way, label_enum,
 };
 
 label_enum! {
@@ -71,8 +71,10 @@ pub struct CallRecord {
     pub team: Option<Arc<str>>,
     /// Its configured environment.
     pub env: Option<Arc<str>>,
-    /// Who calls.
+    /// Who calls: the configured name of the application, else the name of `caller`.
     pub client: Option<Arc<str>>,
+    /// The process that calls.
+    pub caller: Option<Arc<Caller>>,
     /// Constant labels from config.
     pub labels: Arc<[(String, String)]>,
     /// Organization, project or resource, hashed to 8 hex digits or named in config; `None` until an answer tells.

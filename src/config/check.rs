@@ -135,6 +135,7 @@ impl Checker<'_> {
         let listen = Listen {
             proxy: source.listen.or(own.listen.map(|a| a.0)).unwrap_or(file.listen.proxy.0),
             admin: source.admin.or(own.admin.map(|a| a.0)).unwrap_or(file.listen.admin.0),
+            callers: file.listen.callers.0,
         };
         if listen.proxy == listen.admin && listen.proxy.port() != 0 {
             let text = format!("{} is also listen.proxy; write another port", shown(&listen.admin.to_string()));

@@ -118,11 +118,14 @@ pub struct ListenFile {
     /// Metrics, health and status. Prometheus in another pod needs an address that it can reach.
     #[schemars(extend("x-env" = "KEYTALLY_ADMIN"))]
     pub admin: Address,
+    /// Find out which process on this machine makes a call: its executable, container, pod or service, as far as the
+    /// sidecar may see them. The record's `client`, unless the label `app` names it.
+    pub callers: Switch,
 }
 
 impl Default for ListenFile {
     fn default() -> Self {
-        Self { proxy: Address(LISTEN_PROXY), admin: Address(LISTEN_ADMIN) }
+        Self { proxy: Address(LISTEN_PROXY), admin: Address(LISTEN_ADMIN), callers: Switch(true) }
     }
 }
 

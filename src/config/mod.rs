@@ -157,6 +157,8 @@ pub struct Listen {
     pub proxy: SocketAddr,
     /// Metrics, health and status.
     pub admin: SocketAddr,
+    /// Find out which process on this machine makes a call.
+    pub callers: bool,
 }
 
 /// Thresholds of a key that says nothing else.

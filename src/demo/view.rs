@@ -379,6 +379,7 @@ pub(super) mod tests {
             team: Some("search".into()),
             env: None,
             client: None,
+            caller: None,
             labels: Arc::new([]),
             account: None,
             status: Some(200),

@@ -404,6 +404,7 @@ pub(super) fn record(
         team: caller.team.clone(),
         env: caller.env.clone(),
         client: caller.client.clone(),
+        caller: None,
         labels: Arc::clone(&caller.labels),
         account: caller.account.clone(),
         status: found.status,

@@ -19,7 +19,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Reads of the kernel's socket table a second: it can be long, and a storm of cancellations must stay cheap.
+use super::caller::{Answer, socket};
+
+/// Questions to the kernel a second: a storm of cancellations must stay cheap.
 const LOOKUPS_A_SECOND: u64 = 10;
 
 /// Shared by a connection and the calls on it.
@@ -32,14 +34,25 @@ pub struct ClientState {
     flush_awaited: AtomicBool,
     flush_wakers: Mutex<Vec<Waker>>,
     cut_off: AtomicBool,
+    caller: Option<Answer>,
 }
 
 /// While one of these lives, a call has been received whole and its answer is not complete.
 pub struct Answering(Arc<ClientState>);
 
+/// The addresses of a connection's two ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// The application's.
+    pub peer: SocketAddr,
+    /// The other one, as the application sees it.
+    pub local: SocketAddr,
+}
+
 /// The application's socket.
 pub struct ClientIo {
     stream: TcpStream,
+    ends: Ends,
     state: Arc<ClientState>,
     /// The application has finished sending and still listens.
     half_closed: bool,
@@ -81,6 +94,11 @@ impl ClientState {
         }
     }
 
+    /// Who is at the other end, known or still looked up; `None` when nobody asked.
+    pub fn caller(&self) -> Option<&Answer> {
+        self.caller.as_ref()
+    }
+
     /// From now on calls that are dropped were cut off by the sidecar's shutdown.
     pub fn cut_off(&self) {
         self.cut_off.store(true, Ordering::Release);
@@ -102,11 +120,19 @@ impl Drop for Answering {
     }
 }
 
+impl Ends {
+    /// The application is on this machine, or in the same pod.
+    pub fn is_local(&self) -> bool {
+        let (peer, local) = (self.peer.ip().to_canonical(), self.local.ip().to_canonical());
+        peer.is_loopback() || peer == local
+    }
+}
+
 impl ClientIo {
-    /// Wraps an accepted socket.
-    pub fn new(stream: TcpStream) -> (Self, Arc<ClientState>) {
-        let state = Arc::new(ClientState::default());
-        (Self { stream, state: Arc::clone(&state), half_closed: false, end_held: false }, state)
+    /// Wraps an accepted socket. `caller` is what is being found out about the application.
+    pub fn new(stream: TcpStream, ends: Ends, caller: Option<Answer>) -> (Self, Arc<ClientState>) {
+        let state = Arc::new(ClientState { caller, ..ClientState::default() });
+        (Self { stream, ends, state: Arc::clone(&state), half_closed: false, end_held: false }, state)
     }
 
     fn answering(&self) -> bool {
@@ -137,8 +163,7 @@ impl AsyncRead for ClientIo {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let ends = self.stream.peer_addr().and_then(|peer| Ok((peer, self.stream.local_addr()?)));
-            self.half_closed = ends.is_ok_and(|(peer, local)| still_open(peer, local));
+            self.half_closed = still_open(self.ends);
             if !self.half_closed {
                 return Poll::Ready(Ok(()));
             }
@@ -175,42 +200,9 @@ impl AsyncWrite for ClientIo {
     }
 }
 
-/// The peer's socket on this host still belongs to a process: only its sending half is shut.
-fn still_open(peer: SocketAddr, local: SocketAddr) -> bool {
-    if !peer.ip().to_canonical().is_loopback() || !lookup_allowed() {
-        return false;
-    }
-    ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|path| std::fs::read_to_string(path).ok())
-        .any(|table| socket_has_inode(&table, peer, local))
-}
-
-/// Looks the socket `from` → `to` up in a table in the format of proc_net_tcp(5).
-fn socket_has_inode(table: &str, from: SocketAddr, to: SocketAddr) -> bool {
-    table.lines().skip(1).any(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let (Some(own), Some(other)) = (fields.next(), fields.next()) else { return false };
-        // After the two addresses: state, queues, timers, retransmits, uid, timeout, inode.
-        let inode = fields.nth(6);
-        address(own) == Some(from) && address(other) == Some(to) && inode.is_some_and(|inode| inode != "0")
-    })
-}
-
-/// `0100007F:1F90` or its IPv6 form: 32-bit words in host byte order, then the port.
-fn address(text: &str) -> Option<SocketAddr> {
-    let (ip, port) = text.split_once(':')?;
-    let word = |at: usize| Some(u32::from_str_radix(ip.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
-    let ip = if ip.len() == 8 {
-        std::net::IpAddr::from(word(0)?)
-    } else {
-        let mut bytes = [0; 16];
-        for part in 0..4 {
-            bytes[part * 4..part * 4 + 4].copy_from_slice(&word(part * 8)?);
-        }
-        std::net::IpAddr::from(bytes).to_canonical()
-    };
-    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+/// The application's socket still belongs to a process of this machine: only its sending half is shut.
+fn still_open(ends: Ends) -> bool {
+    ends.is_local() && lookup_allowed() && socket::find(ends).is_some()
 }
 
 fn lookup_allowed() -> bool {
@@ -230,27 +222,16 @@ fn lookup_allowed() -> bool {
 mod tests {
     use super::*;
 
-    #[cfg(target_endian = "little")]
-    #[test]
-    fn reads_both_forms_of_address() {
-        assert_eq!(address("0100007F:1F90"), Some("127.0.0.1:8080".parse().unwrap()));
-        assert_eq!(address("0000000000000000FFFF00000100007F:0050"), Some("127.0.0.1:80".parse().unwrap()));
-        assert_eq!(address("00000000000000000000000001000000:0050"), Some("[::1]:80".parse().unwrap()));
-        for bad in ["", "xyz", "0100007F", "01:zz", "0100007F:"] {
-            assert_eq!(address(bad), None, "{bad}");
-        }
-    }
-
     #[tokio::test]
     async fn a_shut_half_is_told_from_a_closed_socket() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (server, peer) = listener.accept().await.unwrap();
-        let local = server.local_addr().unwrap();
+        let (_server, peer) = listener.accept().await.unwrap();
+        let ends = Ends { peer, local: listener.local_addr().unwrap() };
         let client = client.into_std().unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
-        assert!(still_open(peer, local));
+        assert!(still_open(ends));
         drop(client);
-        assert!(!still_open(peer, local));
+        assert!(!still_open(ends));
     }
 }

@@ -4,6 +4,7 @@
 //! `header_bytes` (a longer one is answered with 431). One bad connection never ends the loop. On shutdown the socket
 //! stops accepting, idle connections close, calls in flight end by themselves.
 
+mod caller;
 mod client_io;
 
 use std::convert::Infallible;
@@ -23,15 +24,18 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-pub use client_io::{Answering, ClientIo, ClientState};
+pub use caller::{Answer, Callers};
+pub use client_io::{Answering, ClientIo, ClientState, Ends};
 
 /// Bounds of the proxy port.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ListenSettings {
     /// Connections served at a time.
     pub connections: usize,
     /// Most bytes of a request's head.
     pub header_bytes: usize,
+    /// Finds out which processes call; `None` when nobody wants to know.
+    pub callers: Option<Callers>,
 }
 
 /// What the port is asked to do; only ever goes forward.
@@ -108,7 +112,12 @@ pub async fn serve<H, F, B, G>(
             }
         };
         let _ = stream.set_nodelay(true);
-        let (io, client) = ClientIo::new(stream);
+        // A connection that is gone already has no local address any more.
+        let Ok(local) = stream.local_addr() else { continue };
+        let ends = Ends { peer: address, local };
+        let callers = settings.callers.as_ref().filter(|_| ends.is_local());
+        let caller = callers.map(|callers| callers.ask(ends));
+        let (io, client) = ClientIo::new(stream, ends, caller);
         // A mutex only because the guard need not be `Sync`.
         let counted = Arc::new(Mutex::new((permit, opened(), all_closed_tx.clone())));
         let hold = Hold { phases: phases.clone(), _counted: counted };

@@ -19,6 +19,7 @@ pub(crate) fn facts() -> CallFacts {
         server_address: "api.openai.com".into(),
         server_port: 443,
         client: None,
+        caller: None,
         key: KeyFacts {
             fingerprint: Some("openai:3f9a0c41b2d7".parse().unwrap()),
             place: Some(KeyPlace::Bearer),

@@ -284,7 +284,8 @@ impl Meter {
         parts.iter().for_each(|part| usage.add(&part.usage));
 
         let mut account = account::account(&facts).map(|id| config.accounts.show(&id));
-        let client = facts.client.clone().or_else(|| config.client.clone());
+        let of_process = || facts.caller.as_ref().map(|caller| Arc::clone(&caller.name));
+        let client = facts.client.clone().or_else(|| config.client.clone()).or_else(of_process);
         let mut findings = facts.key.findings.clone();
         let failed = judged.outcome != Outcome::Ok;
         let seen_retries = {
@@ -335,6 +336,7 @@ impl Meter {
             team: entry.and_then(|entry| entry.team.clone()),
             env: entry.and_then(|entry| entry.env.clone()),
             client,
+            caller: facts.caller.clone(),
             labels: config.labels.clone(),
             account,
             status,

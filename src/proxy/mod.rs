@@ -381,6 +381,7 @@ fn blank_facts(snapshot: &Snapshot, headers: &HeaderMap) -> CallFacts {
         server_address: Arc::from(""),
         server_port: 0,
         client: snapshot.client.clone(),
+        caller: None,
         key: KeyFacts::default(),
         request: RequestFacts::default(),
         response: None,

@@ -19,7 +19,7 @@ pub use request_body::{ContinueGate, RequestBody};
 pub use websocket::tunnel;
 
 use crate::call::{CallFacts, End, GeneratedError, Reply, RequestFacts, ResponseFacts};
-use crate::listen::{Answering, ClientState};
+use crate::listen::{Answer, Answering, ClientState};
 use crate::provider::Provider;
 
 /// The error of a tapped body.
@@ -27,8 +27,8 @@ pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Takes the facts of a call that has ended. Must return at once: it is called on the data path.
 pub trait Sink: Send + Sync {
-    /// Called exactly once a call.
-    fn finish(&self, facts: CallFacts, provider: Option<Arc<Provider>>);
+    /// Called exactly once a call. `caller` is who calls, if that is being looked up.
+    fn finish(&self, facts: CallFacts, provider: Option<Arc<Provider>>, caller: Option<&Answer>);
 }
 
 /// One call underway: what its request tap, its answer tap and the proxy write to.
@@ -156,7 +156,7 @@ impl OpenCall {
         facts.reply = Reply { repeats_usage, ..reply };
         facts.timing.total = self.elapsed();
         settle(&mut facts);
-        self.sink.finish(facts, self.provider.clone());
+        self.sink.finish(facts, self.provider.clone(), self.client.caller());
     }
 
     /// Ends the call without an answer from the provider.

@@ -304,6 +304,14 @@ impl Inner {
         for (key, state, _) in single() {
             walk.time(&f::KEY_LAST_SUCCESS, &[&key.key, &key.provider], state.last_success);
         }
+        for (key, state, _) in single() {
+            let mut clients: Vec<_> = state.clients.iter().filter(|client| client.gauge).collect();
+            clients.sort_by(|a, b| a.client.cmp(&b.client));
+            for client in clients {
+                let labels = [&*key.key, &*key.provider, &*client.client];
+                walk.time(&f::KEY_CLIENT_LAST_USED, &labels, Some(client.last_used));
+            }
+        }
         for (key, state, _) in &keys {
             for (finding, count) in Finding::ALL.iter().zip(&state.findings) {
                 if let Some(count) = count {

@@ -211,6 +211,9 @@ families! {
         "Start of the last call with this key.";
     KEY_LAST_SUCCESS = Gauge Stable "keytally_key_last_success_timestamp_seconds", "seconds", ["key", "provider"],
         "Start of the last call with this key whose outcome was ok; absent if there was none.";
+    KEY_CLIENT_LAST_USED = Gauge Experimental "keytally_key_client_last_used_timestamp_seconds", "seconds",
+        ["key", "provider", "client"],
+        "Start of the last call of this client with this key: what stops when the key is revoked; at most 16 clients a key.";
     KEY_FINDINGS = Counter Stable "keytally_key_findings_total", "", ["key", "provider", "finding"],
         "Calls on which the finding held.";
     KEY_ANOMALY_RATIO = Gauge Experimental "keytally_key_anomaly_ratio", "ratio", ["key", "provider"],

@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use super::series::{Budget, Count, Tier, lock};
-use crate::call::{CallRecord, Fault, Finding, Fingerprint, Money, Outcome};
+use crate::call::{CallRecord, Caller, Fault, Finding, Fingerprint, Money, Outcome};
 
 /// Gauges that a key may have without its further accounts: info, up, two times, three thresholds, two budgets.
 const KEY_SERIES: usize = 9;
+
+/// Clients that are told apart for one key; the one not seen for longest makes room.
+const MAX_CLIENTS: usize = 16;
 
 /// Account label until an answer tells.
 pub const UNKNOWN: &str = "unknown";
@@ -62,6 +65,27 @@ pub struct KeyState {
     pub findings: [Option<Count>; Finding::ALL.len()],
     /// Priced spend.
     pub spend: Money,
+    /// Who uses it, at most [`MAX_CLIENTS`].
+    pub clients: Vec<ClientOfKey>,
+}
+
+/// What one client did with a key.
+#[derive(Clone, Debug)]
+pub struct ClientOfKey {
+    /// Label `client`.
+    pub client: Arc<str>,
+    /// Its latest process, where the kernel told.
+    pub caller: Option<Arc<Caller>>,
+    /// Start of its first call.
+    pub first_used: SystemTime,
+    /// Start of its latest call.
+    pub last_used: SystemTime,
+    /// Calls.
+    pub calls: u64,
+    /// Priced spend.
+    pub spend: Money,
+    /// Its gauge is within the series budget.
+    pub gauge: bool,
 }
 
 impl Key {
@@ -105,6 +129,9 @@ impl Key {
                 state.accounts.push(account);
             }
         }
+        if let Some(client) = &record.client {
+            state.client(client, record, || budget.take(1, self.tier));
+        }
         state.last_used = state.last_used.max(Some(record.time));
         if record.outcome == Outcome::Ok {
             state.last_success = state.last_success.max(Some(record.time));
@@ -122,6 +149,42 @@ impl Key {
     /// Counts findings given as bits; gives back those without room.
     pub fn count_findings(&self, findings: u32, now: u64, budget: &Budget) -> u32 {
         drop_counted(&mut lock(&self.state), findings, now, self.tier, budget)
+    }
+}
+
+impl KeyState {
+    /// Adds a call to its client's; `take` asks for room for one more gauge.
+    fn client(&mut self, client: &Arc<str>, record: &CallRecord, take: impl FnOnce() -> bool) {
+        let at = match self.clients.iter().position(|known| known.client == *client) {
+            Some(at) => at,
+            None => {
+                let oldest = (0..self.clients.len()).min_by_key(|&at| self.clients[at].last_used);
+                let gauge = match oldest.filter(|_| self.clients.len() >= MAX_CLIENTS) {
+                    Some(oldest) => self.clients.swap_remove(oldest).gauge,
+                    None => take(),
+                };
+                self.clients.push(ClientOfKey {
+                    client: client.clone(),
+                    caller: None,
+                    first_used: record.time,
+                    last_used: record.time,
+                    calls: 0,
+                    spend: Money::default(),
+                    gauge,
+                });
+                self.clients.len() - 1
+            }
+        };
+        let known = &mut self.clients[at];
+        known.calls += 1;
+        if let Some(cost) = record.cost {
+            known.spend += cost;
+        }
+        known.first_used = known.first_used.min(record.time);
+        if record.time >= known.last_used {
+            known.last_used = record.time;
+            known.caller = record.caller.clone().or(known.caller.take());
+        }
     }
 }
 
@@ -171,6 +234,56 @@ pub struct KeyStatus {
     pub last_failure: Option<Verdict>,
     /// Findings and on how many calls each held.
     pub findings: serde_json::Map<String, serde_json::Value>,
+    /// Who uses it, the dearest first: what stops when it is revoked.
+    pub clients: Vec<ClientStatus>,
+}
+
+/// One client of a key as the status page shows it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ClientStatus {
+    /// Its name.
+    pub client: Arc<str>,
+    /// Executable of its latest process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub executable: Option<Arc<str>>,
+    /// Id of its latest process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Container that it runs in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<Arc<str>>,
+    /// Kubernetes pod that it runs in, by UID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Arc<str>>,
+    /// systemd service that it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<Arc<str>>,
+    /// Calls since start.
+    pub calls: u64,
+    /// Spend since start, dollars as a decimal.
+    pub spend_usd: Money,
+    /// Start of its first call.
+    pub first_used: String,
+    /// Start of its latest call.
+    pub last_used: String,
+}
+
+impl From<ClientOfKey> for ClientStatus {
+    fn from(known: ClientOfKey) -> Self {
+        let caller = known.caller.as_deref().cloned();
+        Self {
+            client: known.client,
+            pid: caller.as_ref().map(|caller| caller.pid),
+            executable: caller.as_ref().map(|caller| Arc::clone(&caller.executable)),
+            container: caller.as_ref().and_then(|caller| caller.container.clone()),
+            pod: caller.as_ref().and_then(|caller| caller.pod.clone()),
+            service: caller.and_then(|caller| caller.service),
+            calls: known.calls,
+            spend_usd: known.spend,
+            first_used: rfc3339(known.first_used),
+            last_used: rfc3339(known.last_used),
+        }
+    }
 }
 
 /// How one call went.
@@ -201,7 +314,8 @@ pub fn rfc3339(time: SystemTime) -> String {
 impl Key {
     /// The row of the status page.
     pub fn status(&self) -> KeyStatus {
-        let state = lock(&self.state).clone();
+        let mut state = lock(&self.state).clone();
+        state.clients.sort_by(|a, b| (b.spend, b.calls).cmp(&(a.spend, a.calls)).then(a.client.cmp(&b.client)));
         let verdict = |last: Option<(SystemTime, Outcome, Fault, Option<Arc<str>>)>| {
             last.map(|(time, outcome, fault, first_fix)| Verdict {
                 time: rfc3339(time),
@@ -231,6 +345,7 @@ impl Key {
             findings: findings
                 .filter_map(|(finding, count)| Some((finding.as_str().into(), (count.as_ref()?.value as u64).into())))
                 .collect(),
+            clients: state.clients.into_iter().map(ClientStatus::from).collect(),
         }
     }
 }

@@ -107,6 +107,7 @@ fn call(key: &str, model: &str) -> CallRecord {
         team: None,
         env: None,
         client: None,
+        caller: None,
         labels: Arc::new([]),
         account: None,
         status: Some(200),
@@ -220,6 +221,7 @@ fn everything(metrics: &Metrics) {
         metrics.observe(&CallRecord { usage_source, ..call("search-prod", "gpt-4o") }, true);
     }
     metrics.observe(&CallRecord { findings: Finding::ALL.to_vec(), ..call("search-prod", "gpt-4o") }, true);
+    metrics.observe(&CallRecord { client: Some("python3.11".into()), ..call("search-prod", "gpt-4o") }, true);
     let n = Some(3);
     let usage = Usage {
         input_tokens: Some(1_000),
@@ -433,6 +435,32 @@ fn what_is_shown_is_listed_and_what_is_listed_is_shown() {
             assert_eq!(values, listed, "{name}: values of {label}");
         }
     }
+}
+
+#[test]
+fn clients_of_a_key_are_bounded_and_the_latest_stay() {
+    let (metrics, _) = with_clock(config());
+    let used_by = |client: usize, after: u64| CallRecord {
+        client: Some(format!("client-{client}").into()),
+        time: UNIX_EPOCH + Duration::from_secs(1_700_000_000 + after),
+        ..call("search-prod", "gpt-4o")
+    };
+    for client in 0..100 {
+        metrics.observe(&used_by(client, client as u64), true);
+    }
+    metrics.observe(&used_by(90, 500), true);
+    let name = "keytally_key_client_last_used_timestamp_seconds";
+    let shown: BTreeMap<_, _> = scrape(&metrics)
+        .into_iter()
+        .filter(|((n, _), _)| n == name)
+        .map(|((_, l), v)| (l["client"].clone(), v))
+        .collect();
+    let expected: BTreeSet<_> = (84..100).map(|client| format!("client-{client}")).collect();
+    assert_eq!(shown.keys().cloned().collect::<BTreeSet<_>>(), expected);
+    assert_eq!((shown["client-99"], shown["client-90"]), (1_700_000_099.0, 1_700_000_500.0));
+    let status = metrics.keys();
+    let dearest = &status[0].clients[0];
+    assert_eq!((&*dearest.client, dearest.calls, status[0].clients.len()), ("client-90", 2, 16));
 }
 
 #[test]

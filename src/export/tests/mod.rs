@@ -36,6 +36,7 @@ pub(crate) fn bare() -> CallRecord {
         team: None,
         env: None,
         client: None,
+        caller: None,
         labels: Arc::new([]),
         account: None,
         status: None,

@@ -407,6 +407,7 @@ fn facts_become_evidence() {
         server_address: "127.0.0.1".into(),
         server_port: 1,
         client: None,
+        caller: None,
         key: Default::default(),
         request: Default::default(),
         response: Some(response),

@@ -11,6 +11,8 @@ mod bad_input;
 mod callers;
 /// Recorded exchanges of all providers: same bytes, the provider's tokens, the reference's spend.
 mod corpus;
+/// The shipped dashboards.
+mod dashboards;
 /// Every format's decoder: recorded answers cut at every byte, and compressed four ways.
 mod decoders;
 /// `keytally demo`, the whole story.

@@ -5,6 +5,8 @@
 
 mod support;
 
+/// The shipped alert rules, what is made from them, and what they are built on.
+mod alerting;
 /// Hostile and broken bytes from either side: the call goes on, memory stays flat.
 mod bad_input;
 /// Who calls: the process at the other end.

@@ -2,16 +2,24 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/` | one line that names the others |
+//! | `/` | the status page for a browser (`Accept: text/html`), one line that names the others for everybody else |
 //! | `/metrics` | every series, text 0.0.4 or OpenMetrics 1.0 as `Accept` says, gzip if accepted |
 //! | `/livez` | 200 while the process serves |
 //! | `/readyz` | 200, or 503 with the reason |
 //! | `/status` | JSON: build, configuration, listeners, exporters, and per key what it does and what to fix first |
+//! | `/status/live` | JSON: what wants attention, keys with spend by minute, today and this month, models, clients, outcomes, findings, last calls |
+//!
+//! `/` and `/status/live` take `?key=…&outcome=…` (and `provider`, `model`, `client`): names or fingerprints, `failed` for any
+//! failure. The filter holds for the last calls; the page shows the keys that fit as well.
 //!
 //! GET and HEAD only. Requests whose `Host` is a foreign DNS name are refused, so that a web page cannot read this port
 //! by DNS rebinding. Bounds: 64 connections, 16 KiB and 64 fields of header within 10 s, 2 minutes a connection,
 //! 2 encodings of the series at a time. Request bodies are not read. No key is ever shown: keys are names and
 //! fingerprints here.
+
+pub mod overview;
+mod page;
+pub mod text;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,7 +27,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -30,10 +38,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::export::live::{Filter, Live};
 use crate::export::metrics::{DropReason, KeyStatus, Metrics, Signal, rfc3339};
 
 /// Scrapers, probes and a few people; more wait in the accept queue.
@@ -52,7 +61,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Smaller answers are not worth compressing.
 const GZIP_FROM: usize = 1024;
 
-const INDEX: &str = "keytally admin: /metrics /livez /readyz /status\n";
+/// Longest value of a filter: key names, models and outcomes are shorter.
+const FILTER_BYTES: usize = 256;
+
+const INDEX: &str = "keytally admin: / (in a browser) /metrics /livez /readyz /status /status/live\n";
 
 /// What the rest of the process tells `/readyz` and `/status`. Called on every request: keep it cheap, without I/O.
 pub trait StatusSource: Send + Sync + 'static {
@@ -83,7 +95,7 @@ pub struct RoomStatus {
 }
 
 /// A listener.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerStatus {
     /// For instance `proxy`.
     pub name: String,
@@ -92,7 +104,7 @@ pub struct ListenerStatus {
 }
 
 /// An exporter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExporterStatus {
     /// For instance `traces`.
     pub name: String,
@@ -130,6 +142,7 @@ struct ConfigStatus {
 /// The admin port's routes and what they show.
 pub struct Admin {
     metrics: Metrics,
+    live: Arc<Live>,
     source: Arc<dyn StatusSource>,
     hosts: Vec<String>,
     encodings: Semaphore,
@@ -148,11 +161,11 @@ type Answer = Response<Full<Bytes>>;
 impl Admin {
     /// `hosts` are DNS names, without port, by which this port may be asked for on top of addresses, `localhost` and
     /// names without a dot.
-    pub fn new(metrics: Metrics, source: Arc<dyn StatusSource>, hosts: Vec<String>) -> Self {
+    pub fn new(metrics: Metrics, live: Arc<Live>, source: Arc<dyn StatusSource>, hosts: Vec<String>) -> Self {
         let hosts = hosts.into_iter().map(|host| host.trim_end_matches('.').to_ascii_lowercase()).collect();
         let bounds =
             Bounds { connections: MAX_CONNECTIONS, header_timeout: HEADER_TIMEOUT, lifetime: CONNECTION_LIFETIME };
-        Self { metrics, source, hosts, encodings: Semaphore::new(MAX_ENCODINGS), bounds }
+        Self { metrics, live, source, hosts, encodings: Semaphore::new(MAX_ENCODINGS), bounds }
     }
 
     /// Serves until `shutdown` ends, then lets what is in flight end within 5 s.
@@ -206,6 +219,7 @@ impl Admin {
         let headers = answer.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         answer
     }
 
@@ -214,7 +228,7 @@ impl Admin {
             return refusal;
         }
         let path = request.uri().path();
-        if !matches!(path, "/" | "/metrics" | "/livez" | "/readyz" | "/status") {
+        if !matches!(path, "/" | "/metrics" | "/livez" | "/readyz" | "/status" | "/status/live") {
             return text(StatusCode::NOT_FOUND, format!("no such page; {INDEX}"));
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -231,7 +245,16 @@ impl Admin {
                 Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
             },
             "/status" => self.status(),
-            _ => text(StatusCode::OK, String::from(INDEX)),
+            "/status/live" => json(&self.overview(&filter(request.uri().query()))),
+            _ if wants_html(request.headers()) => {
+                let filter = filter(request.uri().query());
+                html(page::render(&self.overview(&filter), &filter))
+            }
+            _ => {
+                let mut answer = text(StatusCode::OK, String::from(INDEX));
+                answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+                answer
+            }
         }
     }
 
@@ -292,15 +315,11 @@ impl Admin {
             telemetry_dropped: dropped.collect(),
             keys,
         };
-        match serde_json::to_vec_pretty(&page) {
-            Ok(mut body) => {
-                body.push(b'\n');
-                let mut answer = Response::new(Full::from(body));
-                answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                answer
-            }
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("status could not be written: {error}\n")),
-        }
+        json(&page)
+    }
+
+    fn overview(&self, filter: &Filter) -> overview::Overview {
+        overview::overview(&self.metrics, &self.live, &*self.source, filter, SystemTime::now())
     }
 
     /// A page in a browser can make its own name resolve to this address, but it cannot change the `Host` it sends.
@@ -369,6 +388,59 @@ fn text(status: StatusCode, body: String) -> Answer {
     answer
 }
 
+fn json(value: &impl Serialize) -> Answer {
+    match serde_json::to_vec_pretty(value) {
+        Ok(mut body) => {
+            body.push(b'\n');
+            let mut answer = Response::new(Full::from(body));
+            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            answer
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("status could not be written: {error}\n")),
+    }
+}
+
+fn html(body: String) -> Answer {
+    let mut answer = Response::new(Full::from(body));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    // Base64 and constants: it can be a header.
+    if let Ok(policy) = HeaderValue::from_str(&page::POLICY) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    answer
+}
+
+/// Browsers say so; curl, probes and scrapers take anything.
+fn wants_html(headers: &HeaderMap) -> bool {
+    joined(headers, header::ACCEPT).is_some_and(|accepted| {
+        accepted
+            .split(',')
+            .any(|range| range.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/html")))
+    })
+}
+
+/// What a query asks for; empty values, as an untouched form sends them, and names that are no filter say nothing.
+fn filter(query: Option<&str>) -> Filter {
+    let mut filter = Filter::default();
+    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        let place = match &*name {
+            "key" => &mut filter.key,
+            "provider" => &mut filter.provider,
+            "model" => &mut filter.model,
+            "outcome" => &mut filter.outcome,
+            "client" => &mut filter.client,
+            _ => continue,
+        };
+        if !value.is_empty() && value.len() <= FILTER_BYTES {
+            *place = Some(value.into_owned());
+        }
+    }
+    filter
+}
+
 /// All values of a list header as one; unreadable ones are left out.
 fn joined(headers: &HeaderMap, name: header::HeaderName) -> Option<String> {
     let values: Vec<_> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
@@ -406,7 +478,6 @@ impl BodySize for Full<Bytes> {
 mod tests {
     use std::io::Read;
     use std::net::Ipv4Addr;
-    use std::time::SystemTime;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
@@ -441,7 +512,12 @@ mod tests {
         let metrics = Metrics::new(MetricsConfig::default());
         metrics.config_reloaded(true, SystemTime::now());
         metrics.dropped(Signal::Traces, DropReason::ExportFailed, 2);
-        Admin::new(metrics, Arc::new(Rooms(ready)), vec![String::from("Metrics.Example.org.")])
+        Admin::new(
+            metrics,
+            Arc::new(Live::new(SystemTime::now())),
+            Arc::new(Rooms(ready)),
+            vec![String::from("Metrics.Example.org.")],
+        )
     }
 
     struct Running {
@@ -501,6 +577,23 @@ mod tests {
             let (status, _, body) = ask(server.address, "GET", path, "").await;
             assert_eq!((status, &*String::from_utf8_lossy(&body)), (200, expected), "{path}");
         }
+        let (status, head, body) =
+            ask(server.address, "GET", "/?key=a&outcome=failed", "accept: text/html,*/*;q=0.8\r\n").await;
+        assert_eq!(status, 200);
+        for expected in [
+            "content-type: text/html; charset=utf-8\r\n",
+            "content-security-policy: default-src 'none'; ",
+            "x-frame-options: deny\r\n",
+            "referrer-policy: no-referrer\r\n",
+            "vary: accept\r\n",
+        ] {
+            assert!(head.contains(expected), "{expected} {head}");
+        }
+        assert!(String::from_utf8(body).unwrap().starts_with("<!DOCTYPE html><html lang=\"en\">"));
+        let (status, head, body) = ask(server.address, "GET", "/status/live?key=nobody", "").await;
+        assert!(status == 200 && head.contains("content-type: application/json\r\n"), "{head}");
+        let overview: overview::Overview = serde_json::from_slice(&body).unwrap();
+        assert_eq!((overview.live.total.calls, overview.keys.len(), overview.live.minutes.len()), (0, 0, 60));
         let (status, head, body) = ask(server.address, "HEAD", "/livez", "").await;
         assert_eq!((status, body.len()), (200, 0));
         assert!(head.contains("content-length: 3\r\n"), "{head}");
@@ -574,7 +667,7 @@ mod tests {
     #[tokio::test]
     async fn host_is_checked_on_every_page() {
         let server = start(admin(Ok(()))).await;
-        for path in ["/", "/metrics", "/status", "/livez", "/nothing"] {
+        for path in ["/", "/?key=a", "/metrics", "/status", "/status/live", "/livez", "/nothing"] {
             let request = format!("GET {path} HTTP/1.1\r\nhost: evil.example:4140\r\nconnection: close\r\n\r\n");
             let (head, body) = exchange(server.address, &request).await;
             assert!(head.starts_with("http/1.1 421 "), "{path}: {head}");

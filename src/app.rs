@@ -15,14 +15,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin;
-use crate::call::{CallFacts, CallRecord};
+use crate::call::{CallFacts, CallRecord, Fingerprint};
 use crate::config::{CallsSink, Config, ConfigHandle, Misfit, OtlpCompression, Step};
+use crate::export::live::{Before, Live};
 use crate::export::metrics::{Metrics, MetricsConfig, Side};
 use crate::export::{
     DropReason, ExportSettings, Exports, LedgerSettings, LogTarget, OtlpHeaders, OtlpSettings, Sampling, Signal,
     TraceSettings,
 };
-use crate::ledger::Retention;
+use crate::ledger::{Dimension, LedgerError, Query, Reader, Retention};
 use crate::listen::{self, Answer, Callers, ListenSettings, Phase};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
 use crate::provider::{Catalog, Provider, read_limits};
@@ -55,6 +56,7 @@ pub struct App {
 struct Rooms {
     meter: Meter,
     metrics: Metrics,
+    live: Arc<Live>,
     exports: Exports,
     /// Calls handed over and not yet recorded.
     settling: AtomicUsize,
@@ -108,7 +110,9 @@ impl Rooms {
             }
             _ => Default::default(),
         };
-        let record = self.meter.finish(facts, limits, SystemTime::now());
+        let now = SystemTime::now();
+        let record = self.meter.finish(facts, limits, now);
+        self.live.observe(&record, now);
         self.exports.record(record);
     }
 
@@ -144,8 +148,11 @@ impl App {
             Box::new(move |record: &CallRecord, exported| observe.observe(record, exported)),
             Arc::new(metrics.clone()),
         )?;
-        let rooms = Arc::new(Rooms { meter, metrics, exports, settling: AtomicUsize::new(0), settled: Notify::new() });
+        let live = Arc::new(Live::new(SystemTime::now()));
+        let rooms =
+            Arc::new(Rooms { meter, metrics, live, exports, settling: AtomicUsize::new(0), settled: Notify::new() });
         tell_metrics(&rooms, &current);
+        seed_live_view(&rooms, &current);
         let status = config.status();
         rooms.metrics.config_reloaded(status.successful, status.last_success);
 
@@ -174,7 +181,7 @@ impl App {
         let (stop_admin, mut admin_stopped) = watch::channel(false);
         let source =
             Status { rooms: Arc::clone(&rooms), config: config.clone(), proxy, admin, phase: phase.subscribe() };
-        let pages = admin::Admin::new(rooms.metrics.clone(), Arc::new(source), Vec::new());
+        let pages = admin::Admin::new(rooms.metrics.clone(), Arc::clone(&rooms.live), Arc::new(source), Vec::new());
         let admin_task = tokio::spawn(pages.serve(admin_listener, async move {
             let _ = admin_stopped.wait_for(|stop| *stop).await;
         }));
@@ -349,6 +356,43 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
                     );
                 }
             }
+        }
+    });
+}
+
+/// What today and this month had come to before this start, as far as the ledger knows; read beside everything else,
+/// since a large ledger takes a moment.
+fn seed_live_view(rooms: &Rooms, config: &Config) {
+    let Some(ledger) = &config.ledger else { return };
+    let (path, live) = (ledger.path.clone(), Arc::clone(&rooms.live));
+    let names: Vec<_> =
+        config.keys.iter().map(|key| (key.fingerprint.clone(), key.name.clone(), key.team.clone())).collect();
+    tokio::task::spawn_blocking(move || {
+        let read = || {
+            let mut reader = Reader::open(&path)?;
+            reader.name_keys(names);
+            let (day, month) = Live::period_starts(live.started());
+            let before = |since| {
+                let query = Query { since: Some(since), until: Some(live.started()), ..Query::default() };
+                let groups = reader.totals(&query, &[Dimension::Key, Dimension::Provider])?;
+                let rows = groups.into_iter().filter_map(|group| match &group.values[..] {
+                    [key, provider] => Some(Before {
+                        key: key.to_string(),
+                        named: key.parse::<Fingerprint>().is_err(),
+                        provider: provider.clone(),
+                        calls: group.totals.calls,
+                        spend: group.totals.cost,
+                    }),
+                    _ => None,
+                });
+                Ok::<_, LedgerError>(rows.collect::<Vec<_>>())
+            };
+            let from = reader.extent()?.times.map_or(live.started(), |(oldest, _)| oldest);
+            live.seed(&before(day)?, &before(month)?, from, live.started());
+            Ok::<_, LedgerError>(())
+        };
+        if let Err(error) = read() {
+            tracing::warn!(%error, "the status page shows spend since start only");
         }
     });
 }

@@ -29,6 +29,10 @@ mod privacy;
 mod run;
 /// The SDKs that people use, unchanged.
 mod sdks;
+/// The status page in a browser, and the live view behind it.
+mod status_page;
+/// `keytally top` in a terminal; completions in a shell.
+mod top;
 /// What arrives is what was sent: bodies, headers, trailers, upgrades, ends.
 mod transparency;
 /// Providers that cannot be reached, and the ways to those that can.

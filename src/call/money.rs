@@ -105,6 +105,13 @@ impl serde::Serialize for Money {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Money {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
+        Money::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("\"{text}\": not an amount of dollars")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 //! ledger row go over bounded queues to exporters of their own. It never waits; what does not fit is counted with its reason.
 
 mod ledger;
+pub mod live;
 mod log;
 pub mod metrics;
 mod otlp;

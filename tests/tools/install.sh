@@ -1,18 +1,26 @@
 #!/bin/sh
-# Installs what the tests drive besides Rust: Prometheus, Alertmanager and their tools, an OTLP receiver, the Python and Node SDKs.
+# Installs what the tests drive besides Rust: Prometheus, Alertmanager and their tools, a browser, a terminal, an OTLP
+# receiver, the Python and Node SDKs.
 # Everything but the Debian packages goes to target/test-tools; a second run with the same versions does nothing.
 set -eu
 cd "$(dirname "$0")/../.."
 tools=target/test-tools
 stamp=$(cat tests/tools/requirements.txt tests/tools/package.json tests/tools/install.sh | sha256sum | cut -c1-16)
 
-if ! command -v promtool >/dev/null || ! command -v prometheus >/dev/null || ! command -v prometheus-alertmanager >/dev/null ||
-    ! command -v amtool >/dev/null; then
+# A program that is missing, and the package that has it.
+packages=''
+for wanted in promtool:prometheus prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager \
+    amtool:prometheus-alertmanager chromium:chromium tmux:tmux; do
+    command -v "${wanted%%:*}" >/dev/null || packages="$packages ${wanted#*:}"
+done
+[ -d /usr/share/fonts/truetype/dejavu ] || packages="$packages fonts-dejavu-core"
+if [ -n "$packages" ]; then
     export DEBIAN_FRONTEND=noninteractive
     as_root=''
     [ "$(id -u)" = 0 ] || as_root=sudo
     $as_root apt-get update -qq
-    $as_root apt-get install -y -qq --no-install-recommends prometheus prometheus-alertmanager >/dev/null
+    # shellcheck disable=SC2086
+    $as_root apt-get install -y -qq --no-install-recommends $packages >/dev/null
 fi
 
 if ! [ -x "$tools/bin/cargo-deny" ]; then

@@ -29,7 +29,7 @@ pub use account::AccountNames;
 pub use classify::{Confidence, Evidence, RuleError, Rules, Verdict};
 pub use finding::{Findings, KeyHistory, MAX_KEYS, Observed, OrgIds};
 pub use model::{BoundedNames, MAX_LABEL_BYTES, ModelLabels};
-pub use price::{PriceBook, PriceBookError, PriceInput, Priced};
+pub use price::{ListedFamily, Offer, PriceBook, PriceBookError, PriceInput, Priced, RateCard, RateKind, Tier, family};
 pub use redact::redact;
 use redact::redact_name;
 pub use retry::Retries;

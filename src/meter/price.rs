@@ -8,6 +8,8 @@
 //! Bounds: the bundled book is decoded on first use (about 40 ms, 17 MB kept). Name look-ups are remembered for at most
 //! [`MAX_LOOKUPS`] (provider, model) pairs; a priced call then costs one calculation, 2 to 11 µs.
 
+mod rates;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -17,6 +19,8 @@ use genai_prices::{Calculator, ErrorKind, PriceRequest, Usage as Counts, UsageKe
 use super::PriceOverride;
 use super::model::aliases;
 use crate::call::{Money, UnpricedReason, Usage, UsagePart};
+
+pub use rates::{ListedFamily, Offer, RateCard, RateKind, Tier, family};
 
 /// Remembered look-ups. A process uses tens of models; the cap is for names that a client makes up. When it is reached
 /// everything is forgotten and looked up again (some 10 µs each): simpler than an order of use, and as good here.

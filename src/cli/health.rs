@@ -44,7 +44,7 @@ fn exchange(to: SocketAddr, timeout: Duration) -> std::io::Result<Vec<u8>> {
 }
 
 /// An address to listen on everywhere is no address to connect to.
-fn reachable(admin: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(admin: SocketAddr) -> SocketAddr {
     let ip = match admin.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -3,18 +3,21 @@
 //! Results go to standard output, everything else to standard error. A reader of standard output that went away is a
 //! normal end. Keys are never taken from the command line, where every user of the machine could read them.
 
+mod completions;
 mod demo;
 mod fingerprint;
 mod health;
 pub mod log;
+mod prices;
 mod run;
+mod top;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -89,6 +92,14 @@ enum Command {
     Demo(DemoArgs),
     /// Ask a running sidecar whether it is alive: exit code 0 or 1
     Health(HealthArgs),
+    /// Watch a running sidecar on a terminal: spend by the minute, keys, models, outcomes, findings
+    Top(top::TopArgs),
+    /// What a model costs at each provider that serves it, and what one's own traffic would cost there
+    Prices(prices::PricesArgs),
+    /// Print the completion script of a shell: source it, or put it where the shell looks
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page: `keytally man | man -l -`
+    Man(completions::ManArgs),
 }
 
 #[derive(Args, Clone, Debug, Default)]
@@ -173,6 +184,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Fingerprint(args) => fingerprint::run(args),
         Command::Demo(args) => finish(demo::run(args)),
         Command::Health(args) => health(args),
+        Command::Top(args) => {
+            let admin = admin_address(args.config.clone(), args.admin);
+            finish(top::run(args, admin))
+        }
+        Command::Prices(args) => {
+            prices::run(args, SystemTime::now()).map_or_else(|error| fail(&error), |text| print(&text))
+        }
+        Command::Completions(args) => print(&completions::completions(&args)),
+        Command::Man(args) => completions::man(&args).map_or_else(|error| fail(&error), |page| print(&page)),
     };
     exit.into()
 }
@@ -258,10 +278,14 @@ fn schema() -> Exit {
 }
 
 fn health(args: HealthArgs) -> Exit {
-    let source = source(args.config, None, args.admin);
+    finish(health::ask(admin_address(args.config, args.admin), args.timeout))
+}
+
+/// Where a running sidecar's admin port is.
+fn admin_address(config: ConfigArgs, admin: Option<SocketAddr>) -> SocketAddr {
+    let source = source(config, None, admin);
     // A file that has gone bad meanwhile says nothing about the sidecar, which runs on with the good one.
-    let admin = source.load().map(|l| l.config.listen.admin).ok().or(args.admin).unwrap_or(crate::config::LISTEN_ADMIN);
-    finish(health::ask(admin, args.timeout))
+    source.load().map(|l| l.config.listen.admin).ok().or(admin).unwrap_or(crate::config::LISTEN_ADMIN)
 }
 
 fn bad_config(error: &ConfigError) -> Exit {

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use super::series::{Budget, Count, Tier, lock};
-use crate::call::{CallRecord, Caller, Fault, Finding, Fingerprint, Money, Outcome};
+use crate::call::{
+    CallId, CallRecord, Caller, End, Fault, Finding, Fingerprint, LimitResource, Limits, Money, Operation, Outcome,
+};
 
 /// Gauges that a key may have without its further accounts: info, up, two times, three thresholds, two budgets.
 const KEY_SERIES: usize = 9;
@@ -57,10 +59,14 @@ pub struct KeyState {
     pub last_used: Option<SystemTime>,
     /// Start of the latest call with outcome `ok`.
     pub last_success: Option<SystemTime>,
-    /// The latest call: its end, outcome, fault, first fix.
-    pub last: Option<(SystemTime, Outcome, Fault, Option<Arc<str>>)>,
-    /// The latest failure, likewise.
-    pub last_failure: Option<(SystemTime, Outcome, Fault, Option<Arc<str>>)>,
+    /// Calls that repeated one that had failed just before.
+    pub retries: u64,
+    /// The call that ended last.
+    pub last: Option<Arc<LastCall>>,
+    /// The failure that ended last.
+    pub last_failure: Option<Arc<LastCall>>,
+    /// The limits that were stated last.
+    pub limits: Option<(SystemTime, Limits)>,
     /// By [`Finding`].
     pub findings: [Option<Count>; Finding::ALL.len()],
     /// Priced spend.
@@ -88,6 +94,50 @@ pub struct ClientOfKey {
     pub gauge: bool,
 }
 
+/// What is kept of one call for the status page.
+#[derive(Clone, Debug)]
+pub struct LastCall {
+    ended: SystemTime,
+    call_id: CallId,
+    operation: Operation,
+    model: Arc<str>,
+    status: Option<u16>,
+    end: End,
+    outcome: Outcome,
+    fault: Fault,
+    retryable: bool,
+    first_fix: Option<Arc<str>>,
+    error_type: Option<String>,
+    error_code: Option<String>,
+    retry_count: u32,
+    request_bytes: u64,
+    retry_after: Option<Duration>,
+    findings: Vec<Finding>,
+}
+
+impl LastCall {
+    fn new(record: &CallRecord, ended: SystemTime) -> Self {
+        Self {
+            ended,
+            call_id: record.call_id,
+            operation: record.operation,
+            model: record.model_label.clone(),
+            status: record.status,
+            end: record.end,
+            outcome: record.outcome,
+            fault: record.fault,
+            retryable: record.retryable,
+            first_fix: record.first_fix.clone(),
+            error_type: record.error_type.clone(),
+            error_code: record.error_code.clone(),
+            retry_count: record.retry_count,
+            request_bytes: record.request_bytes,
+            retry_after: record.limits.retry_after,
+            findings: record.findings.clone(),
+        }
+    }
+}
+
 impl Key {
     /// A key that was just seen; takes its gauges' series from the budget if there is room.
     pub fn new(key: Arc<str>, provider: Arc<str>, tier: Tier, single: bool, budget: &Budget) -> Self {
@@ -106,7 +156,7 @@ impl Key {
             state.spend += cost;
         }
         if self.single {
-            if state.fingerprint.is_none() || state.last.as_ref().is_none_or(|last| last.0 <= ended) {
+            if state.fingerprint.is_none() || state.last.as_ref().is_none_or(|last| last.ended <= ended) {
                 state.fingerprint.clone_from(&record.key);
                 state.named = record.key_name.is_some();
                 state.team.clone_from(&record.team);
@@ -136,11 +186,21 @@ impl Key {
         if record.outcome == Outcome::Ok {
             state.last_success = state.last_success.max(Some(record.time));
         }
-        if state.last.as_ref().is_none_or(|last| last.0 <= ended) {
-            state.last = Some((ended, record.outcome, record.fault, record.first_fix.clone()));
+        state.retries += u64::from(record.retry_count > 0);
+        let is_latest = |last: &Option<Arc<LastCall>>| last.as_ref().is_none_or(|last| last.ended <= ended);
+        let (latest, latest_failure) =
+            (is_latest(&state.last), record.outcome.is_failure() && is_latest(&state.last_failure));
+        if latest || latest_failure {
+            let call = Arc::new(LastCall::new(record, ended));
+            if latest_failure {
+                state.last_failure = Some(call.clone());
+            }
+            if latest {
+                state.last = Some(call);
+            }
         }
-        if record.outcome.is_failure() && state.last_failure.as_ref().is_none_or(|last| last.0 <= ended) {
-            state.last_failure = Some((ended, record.outcome, record.fault, record.first_fix.clone()));
+        if !record.limits.limits.is_empty() && state.limits.as_ref().is_none_or(|(at, _)| *at <= ended) {
+            state.limits = Some((ended, record.limits.clone()));
         }
         let held = record.findings.iter().fold(0, |bits: u32, &finding| bits | 1 << finding as u32);
         drop_counted(state, held, now, self.tier, budget)
@@ -222,6 +282,8 @@ pub struct KeyStatus {
     pub calls: u64,
     /// Failed calls since start.
     pub failures: u64,
+    /// Of all calls, those that repeated one that had failed just before.
+    pub retries: u64,
     /// Spend since start, dollars as a decimal.
     pub spend_usd: Money,
     /// Start of the latest call.
@@ -232,6 +294,8 @@ pub struct KeyStatus {
     pub last: Option<Verdict>,
     /// The latest failure.
     pub last_failure: Option<Verdict>,
+    /// Limits as an answer to this key stated them last.
+    pub limits: Vec<LimitStatus>,
     /// Findings and on how many calls each held.
     pub findings: serde_json::Map<String, serde_json::Value>,
     /// Who uses it, the dearest first: what stops when it is revoked.
@@ -286,11 +350,57 @@ impl From<ClientOfKey> for ClientStatus {
     }
 }
 
+/// One limit, as stated.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct LimitStatus {
+    /// What it counts.
+    pub resource: LimitResource,
+    /// The whole allowance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<f64>,
+    /// What was left of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<f64>,
+    /// When it is whole again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset: Option<String>,
+    /// When the answer came.
+    pub time: String,
+}
+
 /// How one call went.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Verdict {
     /// When it ended.
     pub time: String,
+    /// Its id in every sink.
+    pub call_id: String,
+    /// What was asked for.
+    pub operation: Operation,
+    /// Model as a bounded label.
+    pub model: Arc<str>,
+    /// HTTP status; `None` when no answer came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// How it ended.
+    pub end: End,
+    /// Sending the same again can help.
+    pub retryable: bool,
+    /// The provider's own error type, redacted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<String>,
+    /// The provider's own error code, redacted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_code: Option<String>,
+    /// How often the same request had failed just before.
+    pub retry_count: u32,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// The wait that the provider asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_seconds: Option<f64>,
+    /// What could be said of the key on this call.
+    pub findings: Vec<Finding>,
     /// What became of it.
     pub outcome: Outcome,
     /// Whose side must act.
@@ -316,16 +426,36 @@ impl Key {
     pub fn status(&self) -> KeyStatus {
         let mut state = lock(&self.state).clone();
         state.clients.sort_by(|a, b| (b.spend, b.calls).cmp(&(a.spend, a.calls)).then(a.client.cmp(&b.client)));
-        let verdict = |last: Option<(SystemTime, Outcome, Fault, Option<Arc<str>>)>| {
-            last.map(|(time, outcome, fault, first_fix)| Verdict {
-                time: rfc3339(time),
-                outcome,
-                fault,
-                first_fix,
-                worked_before: state.last_success.and_then(|worked| time.duration_since(worked).ok()),
+        let verdict = |last: Option<Arc<LastCall>>| {
+            last.map(|call| Verdict {
+                time: rfc3339(call.ended),
+                call_id: call.call_id.to_string(),
+                operation: call.operation,
+                model: call.model.clone(),
+                status: call.status,
+                end: call.end,
+                retryable: call.retryable,
+                error_type: call.error_type.clone(),
+                error_code: call.error_code.clone(),
+                retry_count: call.retry_count,
+                request_bytes: call.request_bytes,
+                retry_after_seconds: call.retry_after.map(|wait| wait.as_secs_f64()),
+                findings: call.findings.clone(),
+                outcome: call.outcome,
+                fault: call.fault,
+                first_fix: call.first_fix.clone(),
+                worked_before: state.last_success.and_then(|worked| call.ended.duration_since(worked).ok()),
                 fix: None,
             })
         };
+        let limits = state.limits.iter().flat_map(|(at, limits)| limits.limits.iter().map(|limit| (*at, limit)));
+        let limits = limits.map(|(at, limit)| LimitStatus {
+            resource: limit.resource,
+            limit: limit.limit,
+            remaining: limit.remaining,
+            reset: limit.reset.and_then(|reset| at.checked_add(reset)).map(rfc3339),
+            time: rfc3339(at),
+        });
         let findings = Finding::ALL.iter().zip(&state.findings);
         KeyStatus {
             key: self.key.clone(),
@@ -337,7 +467,9 @@ impl Key {
             up: state.up.map(|(up, _)| up),
             calls: state.calls,
             failures: state.failures,
+            retries: state.retries,
             spend_usd: state.spend,
+            limits: limits.collect(),
             last_used: state.last_used.map(rfc3339),
             last_success: state.last_success.map(rfc3339),
             last: verdict(state.last),

@@ -5,6 +5,7 @@
 //! [`Rules::classify`] decides; `classify/rules.rs` reads and compiles rules; `unwrap.rs` reads error bodies.
 //! Pure: no clock, no I/O. A call without an error costs two comparisons; an error costs some ten microseconds.
 
+mod explain;
 mod patterns;
 mod rules;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use crate::call::{CallFacts, End, Fault, GeneratedError, Outcome, Retry};
 use super::redact::redact;
 use super::unwrap::{Unwrapped, unwrap};
 
+pub use explain::{Alternative, Explained, Reason};
 use rules::Rule;
 pub use rules::{RuleError, Rules};
 
@@ -111,6 +113,17 @@ pub enum Confidence {
     High,
 }
 
+impl Confidence {
+    /// As it is shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
 /// What became of a call and what to do about it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
@@ -139,29 +152,13 @@ pub struct Verdict {
 impl Rules {
     /// Decides what became of a call. Always answers.
     pub fn classify(&self, evidence: &Evidence) -> Verdict {
-        if let Some(generated) = evidence.generated {
-            return self.verdict(self.ending(Ending::Generated(generated)), evidence);
+        match read(evidence) {
+            Read::Ending(ending) => self.verdict(self.ending(ending), evidence),
+            Read::Error(body) => self.error(evidence, body),
         }
-        let failed = evidence.status.is_some_and(|status| status >= 400);
-        if !failed && evidence.error_body.is_none() {
-            return self.verdict(self.ending(Ending::of(evidence)), evidence);
-        }
-        let body = unwrap(evidence.error_body.unwrap_or_default(), failed || evidence.in_stream);
-        if !failed && !body.is_error {
-            let page = matches!(body.kind, super::unwrap::Kind::Html);
-            if !page {
-                return self.verdict(self.ending(Ending::of(evidence)), evidence);
-            }
-        }
-        self.error(evidence, body)
     }
 
-    fn error(&self, evidence: &Evidence, mut body: Unwrapped) -> Verdict {
-        if let Some(named) = header(evidence, "x-amzn-errortype") {
-            let name = named.split(':').next().unwrap_or(named).trim();
-            body.error_type = Some(name.to_string());
-            body.codes.push(name.to_string());
-        }
+    fn error(&self, evidence: &Evidence, body: Unwrapped) -> Verdict {
         let scope = self.scope(evidence, &body);
         let rule = self.first_match(&scope);
         let mut verdict = self.verdict(rule, evidence);
@@ -194,6 +191,34 @@ impl Rules {
             also_possible: rule.also.clone(),
         }
     }
+}
+
+/// What there is to be decided on.
+enum Read {
+    /// No error body, or none that counts.
+    Ending(Ending),
+    /// An error, unwrapped.
+    Error(Unwrapped),
+}
+
+fn read(evidence: &Evidence) -> Read {
+    if let Some(generated) = evidence.generated {
+        return Read::Ending(Ending::Generated(generated));
+    }
+    let failed = evidence.status.is_some_and(|status| status >= 400);
+    if !failed && evidence.error_body.is_none() {
+        return Read::Ending(Ending::of(evidence));
+    }
+    let mut body = unwrap(evidence.error_body.unwrap_or_default(), failed || evidence.in_stream);
+    if !failed && !body.is_error && !matches!(body.kind, super::unwrap::Kind::Html) {
+        return Read::Ending(Ending::of(evidence));
+    }
+    if let Some(named) = header(evidence, "x-amzn-errortype") {
+        let name = named.split(':').next().unwrap_or(named).trim();
+        body.error_type = Some(name.to_string());
+        body.codes.push(name.to_string());
+    }
+    Read::Error(body)
 }
 
 /// Ends of a call that are told without reading a body: rule 1 of the taxonomy and the answers without an error.

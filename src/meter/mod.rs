@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 
 pub use account::AccountNames;
-pub use classify::{Confidence, Evidence, RuleError, Rules, Verdict};
+pub use classify::{Alternative, Confidence, Evidence, Explained, Reason, RuleError, Rules, Verdict};
 pub use finding::{Findings, KeyHistory, MAX_KEYS, Observed, OrgIds};
 pub use model::{BoundedNames, MAX_LABEL_BYTES, ModelLabels};
 pub use price::{ListedFamily, Offer, PriceBook, PriceBookError, PriceInput, Priced, RateCard, RateKind, Tier, family};
@@ -95,8 +95,8 @@ impl Classify for Rules {
     }
 }
 
-/// In the largest unit that fits.
-fn ago(time: Duration) -> String {
+/// `12 seconds ago`, in the largest unit that fits.
+pub fn ago(time: Duration) -> String {
     let seconds = time.as_secs();
     let (count, unit) = match seconds {
         0..60 => (seconds, "second"),

@@ -41,7 +41,7 @@ struct Pattern {
 /// Which patterns can match one text.
 pub(super) struct Candidates<'a> {
     patterns: &'a Patterns,
-    text: &'a [u8],
+    text: &'a str,
     possible: Vec<bool>,
 }
 
@@ -86,7 +86,7 @@ impl Patterns {
                 possible[*index] = true;
             }
         }
-        Candidates { patterns: self, text: text.as_bytes(), possible }
+        Candidates { patterns: self, text, possible }
     }
 
     /// Sources that do not compile.
@@ -104,7 +104,18 @@ impl Pattern {
 
 impl Candidates<'_> {
     pub(super) fn matched(&self, index: usize) -> bool {
-        self.possible[index] && self.patterns.list[index].regex().is_some_and(|regex| regex.is_match(self.text))
+        self.possible[index]
+            && self.patterns.list[index].regex().is_some_and(|regex| regex.is_match(self.text.as_bytes()))
+    }
+
+    /// The line of the text in which a pattern's first match begins.
+    pub(super) fn line(&self, index: usize) -> Option<&str> {
+        let regex = self.patterns.list[index].regex().filter(|_| self.possible[index])?;
+        let at = regex.find(self.text.as_bytes())?.start();
+        // A pattern of bytes may match from the middle of a character.
+        let at = self.text.floor_char_boundary(at);
+        let start = self.text[..at].rfind('\n').map_or(0, |end| end + 1);
+        self.text[start..].lines().next()
     }
 }
 

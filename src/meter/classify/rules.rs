@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::call::{Fault, Outcome, Retry};
+use crate::call::{Fault, Finding, Outcome, Retry};
 use crate::meter::RuleEntry;
 use crate::meter::unwrap::{Kind, Unwrapped};
 
@@ -85,7 +85,7 @@ struct Guard {
     kinds: Vec<Kind>,
     credential: Option<bool>,
     exhausted: Option<String>,
-    headers: Vec<(String, String)>,
+    headers: BTreeMap<String, String>,
 }
 
 /// Indexes into the pattern sets.
@@ -113,6 +113,32 @@ pub(super) struct Scope<'a> {
     messages: Candidates<'a>,
 }
 
+/// What made a rule hold.
+#[derive(Debug, Default)]
+pub(super) struct Grounds<'a> {
+    /// The status counted.
+    pub status: Option<u16>,
+    /// The rule is this provider's.
+    pub provider: Option<&'a str>,
+    /// Codes of the body that it names.
+    pub codes: Vec<&'a str>,
+    /// Lines of text that its patterns match.
+    pub lines: Vec<&'a str>,
+    /// Headers that it asks for.
+    pub headers: Vec<(&'a str, &'a str)>,
+    /// The body is a web page.
+    pub page: bool,
+    /// The request carried no credential.
+    pub no_credential: bool,
+}
+
+impl Grounds<'_> {
+    /// Nothing but the status, and whose answer it is.
+    pub(super) fn is_status_only(&self) -> bool {
+        self.codes.is_empty() && self.lines.is_empty() && self.headers.is_empty() && !self.page && !self.no_credential
+    }
+}
+
 // === the file ===
 
 #[derive(Deserialize)]
@@ -122,6 +148,7 @@ struct File {
     _about: String,
     outcomes: BTreeMap<Outcome, OutcomeEntry>,
     fixes: BTreeMap<String, String>,
+    findings: BTreeMap<Finding, String>,
     endings: BTreeMap<String, RuleFile>,
     types: BTreeMap<String, u16>,
     conditions: BTreeMap<String, Condition>,
@@ -208,6 +235,9 @@ impl Rules {
         for (id, text) in &file.fixes {
             builder.fixes.insert(id.as_str().into(), text.clone());
         }
+        for (finding, text) in &file.findings {
+            builder.fixes.insert(finding.as_str().into(), text.clone());
+        }
         let mut rules = builder.user(user)?;
         for (name, condition) in &file.conditions {
             let test = builder.test(&condition.codes, &condition.messages);
@@ -245,9 +275,13 @@ impl Rules {
         })
     }
 
-    /// Text of a first fix. Every outcome's own name is an id, too.
+    /// Text of a first fix. Every outcome's and every finding's own name is an id, too.
     pub fn fix(&self, id: &str) -> Option<&str> {
         self.fixes.get(id).map(String::as_str)
+    }
+
+    pub(super) fn unknown(&self) -> &Rule {
+        &self.unknown
     }
 
     pub(super) fn ending(&self, ending: Ending) -> &Rule {
@@ -276,6 +310,47 @@ impl Rules {
 
     pub(super) fn first_match(&self, scope: &Scope) -> &Rule {
         self.rules.iter().find(|rule| rule.holds(scope)).unwrap_or(&self.unknown)
+    }
+
+    /// Every rule that holds, in order of precedence: the first one decides.
+    pub(super) fn matches<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a Rule> {
+        self.rules.iter().filter(|rule| rule.holds(scope))
+    }
+
+    /// What of `scope` makes `rule` hold. Codes and header values are as they came, lines in lower case: show none of
+    /// them unless what `scope` was made from is redacted.
+    pub(super) fn grounds<'a>(&self, rule: &'a Rule, scope: &'a Scope) -> Grounds<'a> {
+        let tests = || std::iter::once(&rule.test).chain(rule.when.as_deref().map(|(_, test)| test));
+        let hits = |code: &str| {
+            let squashed = squash(code);
+            let named = self.codes.get(&squashed).copied();
+            tests().any(|test| {
+                named.is_some_and(|index| test.codes.contains(&index))
+                    || self.globs.iter().any(|(glob, at)| test.codes.contains(at) && glob.matches(&squashed))
+                    || test.exact.iter().any(|exact| exact.eq_ignore_ascii_case(code))
+            })
+        };
+        let mut lines: Vec<&str> =
+            tests().flat_map(|test| &test.messages).filter_map(|index| scope.messages.line(*index)).collect();
+        lines.dedup();
+        let guard = &rule.guard;
+        let left_over = |name: &str| guard.exhausted.as_deref().is_some_and(|word| name.contains(word));
+        let headers = scope.evidence.headers.iter().filter(|(name, value)| {
+            guard.headers.contains_key(&**name)
+                || (left_over(name)
+                    && exhausted(&[(name.clone(), value.clone())], guard.exhausted.as_deref().unwrap_or("")))
+        });
+        let by_status =
+            rule.when.as_deref().is_some_and(|(statuses, _)| statuses.iter().any(|s| s.has(scope.status, false)));
+        Grounds {
+            status: scope.status.filter(|_| by_status || !guard.statuses.is_empty()),
+            provider: (!guard.providers.is_empty()).then_some(scope.evidence.provider),
+            codes: scope.raw_codes.iter().filter(|code| hits(code)).map(String::as_str).collect(),
+            lines,
+            headers: headers.map(|(name, value)| (&**name, &**value)).collect(),
+            page: !guard.kinds.is_empty() && scope.kind == Kind::Html,
+            no_credential: guard.credential == Some(false),
+        }
     }
 
     #[cfg(test)]
@@ -439,7 +514,7 @@ impl Builder<'_> {
             kinds: entry.body.iter().map(|name| kind(name)).collect(),
             credential: entry.credential,
             exhausted: entry.exhausted.clone(),
-            headers: entry.headers.clone().into_iter().collect(),
+            headers: entry.headers.clone(),
         };
         rule.test = self.test(&entry.codes, &entry.messages);
         rule.unless = self.test(&entry.unless_codes, &entry.unless);

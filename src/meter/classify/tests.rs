@@ -339,6 +339,9 @@ fn every_outcome_and_rule_has_a_fix_and_every_pattern_compiles() {
     for outcome in Outcome::ALL {
         assert!(rules.fix(outcome.as_str()).is_some_and(|fix| !fix.is_empty()), "{outcome}");
     }
+    for finding in crate::call::Finding::ALL {
+        assert!(rules.fix(finding.as_str()).is_some_and(|fix| !fix.is_empty()), "{finding}");
+    }
     assert_eq!(rules.fixes_missing(), Vec::<String>::new());
     assert_eq!(rules.broken_patterns(), Vec::<&str>::new());
     assert_eq!(rules.fix("no such id"), None);

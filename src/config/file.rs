@@ -143,7 +143,7 @@ pub struct ProviderFile {
     pub auth: Option<Vec<KeyPlace>>,
     /// Its id in the price book, or `none` when its calls are free.
     pub price_as: Option<PriceId>,
-    /// Further hosts that are this provider.
+    /// Further hosts that are this provider; with a port, only that one is.
     pub hosts: Vec<Host>,
     /// Certificate authorities of this provider, on top of the other roots.
     pub ca_file: Option<FilePath>,

@@ -97,8 +97,8 @@ values! {
     Segment(String) = "segment", "string", r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", read_segment, String::clone;
     /// Id in the price book, or `none` for free.
     PriceId(String) = "price-id", "string", r"^[a-z0-9][a-z0-9_.-]{0,63}$", read_price_id, String::clone;
-    /// Host name.
-    Host(String) = "host", "string", r"^(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$", read_host, String::clone;
+    /// Host name, on one port where that is named.
+    Host(String) = "host", "string", r"^(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*(:[0-9]{1,5})?$", read_host, String::clone;
     /// Name shown in metrics and spans.
     Name(String) = "name", "string", "", read_name, String::clone;
     /// Name of a label.
@@ -280,10 +280,14 @@ fn read_price_id(text: &str) -> Result<String, String> {
 
 fn read_host(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("*.").unwrap_or(text);
+    let (name, port) = name.rsplit_once(':').map_or((name, Ok(1)), |(name, port)| (name, port.parse::<u16>()));
     let label = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    (text.len() <= 253 && name.split('.').all(label)).then(|| text.to_ascii_lowercase()).ok_or_else(|| {
-        "not a host name; write it without scheme, port and path, for instance llm.example.com".to_owned()
-    })
+    (text.len() <= 253 && port.is_ok_and(|port| port > 0) && name.split('.').all(label))
+        .then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| {
+            "not a host name; write it without scheme and path, for instance llm.example.com or llm.example.com:8443"
+                .to_owned()
+        })
 }
 
 /// Text for labels and records: bounded, one line, nothing invisible, not a key.

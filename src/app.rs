@@ -451,6 +451,18 @@ fn price_book(config: &Config) -> anyhow::Result<Option<PriceBook>> {
     PriceBook::from_json(&bytes, written, config.prices.clone()).map(Some).with_context(|| shown.to_string())
 }
 
+/// How connections to providers are made; `own` is a provider's own certificate authority.
+pub fn upstream_settings(config: &Config, own: Option<&std::path::PathBuf>) -> UpstreamSettings {
+    UpstreamSettings {
+        connect_timeout: config.upstream.connect_timeout,
+        pool_idle_timeout: config.upstream.pool_idle_timeout,
+        http2: config.upstream.http2,
+        ca_files: config.upstream.ca_file.iter().chain(own).cloned().collect(),
+        proxy: config.upstream.proxy.clone(),
+        header_bytes: usize::try_from(config.limits.header_bytes).unwrap_or(usize::MAX),
+    }
+}
+
 fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
     let connections = metrics.clone();
     let opened: Opened = Arc::new(move || Box::new(connections.connection(Side::Upstream)));
@@ -458,14 +470,7 @@ fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("providers: {}", lines.join("; "))
     })?;
-    let settings = |own: Option<&std::path::PathBuf>| UpstreamSettings {
-        connect_timeout: config.upstream.connect_timeout,
-        pool_idle_timeout: config.upstream.pool_idle_timeout,
-        http2: config.upstream.http2,
-        ca_files: config.upstream.ca_file.iter().chain(own).cloned().collect(),
-        proxy: config.upstream.proxy.clone(),
-        header_bytes: usize::try_from(config.limits.header_bytes).unwrap_or(usize::MAX),
-    };
+    let settings = |own: Option<&std::path::PathBuf>| upstream_settings(config, own);
     let mut own = Vec::new();
     for provider in catalog.providers().filter(|provider| provider.ca_file.is_some()) {
         own.push((Arc::clone(&provider.id), Arc::new(Upstream::new(&settings(provider.ca_file.as_ref()), &opened)?)));

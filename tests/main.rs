@@ -19,6 +19,10 @@ mod dashboards;
 mod decoders;
 /// `keytally demo`, the whole story.
 mod demo;
+/// `keytally doctor`: every cause planted, and named first.
+mod doctor;
+/// `keytally explain`: every known error, pasted.
+mod explain;
 /// Signals, drain, reload, exit codes.
 mod lifecycle;
 /// What the sidecar says of its calls: metrics, spans, status.

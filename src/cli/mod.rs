@@ -5,6 +5,8 @@
 
 mod completions;
 mod demo;
+mod doctor;
+pub mod explain;
 mod fingerprint;
 mod health;
 pub mod log;
@@ -35,6 +37,8 @@ pub enum Exit {
     Failure = 1,
     /// The command line is wrong.
     Usage = 2,
+    /// `doctor`: a cause was found that makes calls fail.
+    CauseFound = 3,
     /// `run`: the command is there and cannot be executed (as shells have it).
     NotExecutable = 126,
     /// `run`: there is no such command (as shells have it).
@@ -49,6 +53,7 @@ impl Exit {
         (Exit::Ok, "done; for `serve`: told to stop, and stopped in order"),
         (Exit::Failure, "could not be done: port taken, no key given, sidecar not alive"),
         (Exit::Usage, "the command line is wrong"),
+        (Exit::CauseFound, "`doctor`: a cause was found that makes calls fail"),
         (Exit::Config, "the configuration is wrong; every problem is on standard error"),
         (Exit::NotExecutable, "`run`: the command cannot be executed"),
         (Exit::NotFound, "`run`: there is no such command"),
@@ -86,6 +91,10 @@ enum Command {
     Schema,
     /// Run a command with a sidecar of its own, and tell at its end what it spent and what failed
     Run(run::RunArgs),
+    /// Find out, step by step, why calls with a key fail; exit code 3 when a cause is found
+    Doctor(doctor::DoctorArgs),
+    /// Tell what an error of a provider means, whose fault it is, and what to do first: paste it
+    Explain(explain::ExplainArgs),
     /// Print the fingerprint of a key, which is read from standard input or a variable and never shown
     Fingerprint(fingerprint::FingerprintArgs),
     /// Show what keytally does, with a simulated provider and simulated traffic, without any account
@@ -181,6 +190,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check(&source(args, None, None)),
         Command::Schema => schema(),
         Command::Run(args) => return run::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Fingerprint(args) => fingerprint::run(args),
         Command::Demo(args) => finish(demo::run(args)),
         Command::Health(args) => health(args),

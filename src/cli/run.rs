@@ -7,7 +7,7 @@
 
 mod child;
 mod summary;
-mod variables;
+pub(super) mod variables;
 
 use std::ffi::OsString;
 use std::io::ErrorKind;

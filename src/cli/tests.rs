@@ -54,7 +54,7 @@ fn what_follows_the_command_is_the_command_s() {
 #[test]
 fn exit_codes_are_what_is_documented() {
     let numbers: Vec<_> = Exit::ALL.iter().map(|(exit, _)| *exit as u8).collect();
-    assert_eq!(numbers, [0, 1, 2, 78, 126, 127]);
+    assert_eq!(numbers, [0, 1, 2, 3, 78, 126, 127]);
 }
 
 #[test]

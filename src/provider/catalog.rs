@@ -35,6 +35,8 @@ pub struct Provider {
     pub family: Arc<str>,
     /// Where its keys travel, usual place first.
     pub auth: Vec<KeyPlace>,
+    /// Variables from which SDKs read its key, the one that wins first.
+    pub key_variables: Vec<Box<str>>,
     /// Its documentation takes keys in the query (`?key=`).
     pub query_key: bool,
     /// Runs on the owner's own machines: no key is needed and calls are free.
@@ -161,6 +163,8 @@ struct Row {
     #[serde(default = "bearer")]
     auth: Vec<KeyPlace>,
     #[serde(default)]
+    key_variables: Vec<Box<str>>,
+    #[serde(default)]
     query_key: bool,
     #[serde(default)]
     local: bool,
@@ -277,6 +281,7 @@ fn embedded() -> Result<(Tables, Vec<Provider>), String> {
             name: row.name,
             price_as: row.price_as,
             auth: row.auth,
+            key_variables: row.key_variables,
             query_key: row.query_key,
             local: row.local,
             gateway: row.gateway,
@@ -316,6 +321,7 @@ fn new_provider(tables: &Tables, id: &str, protocol: Protocol) -> Provider {
             }
             _ => vec![KeyPlace::Bearer, KeyPlace::XApiKey],
         },
+        key_variables: Vec::new(),
         query_key: false,
         local: false,
         gateway: true,

@@ -149,6 +149,24 @@ pub fn read_key(found: &Match, method: &Method, headers: &HeaderMap, path_and_qu
     facts
 }
 
+/// What a key says by itself, as if a model call brought it in the provider's usual place.
+pub fn check_key(found: &Match, key: &[u8], salt: &[u8]) -> KeyFacts {
+    let place = found.provider.auth.first().copied().unwrap_or(KeyPlace::Bearer);
+    let credentials = [Credential { place, key: ApiKey::new(key), session: false }];
+    let found = Match { billed: true, ..found.clone() };
+    let (method, headers) = (Method::POST, HeaderMap::new());
+    let request = finding::Request { found: &found, method: &method, headers: &headers, credentials: &credentials };
+    let trimmed = key.trim_ascii();
+    let family = key_family(trimmed).unwrap_or(&found.provider.family);
+    KeyFacts {
+        findings: finding::findings(&request),
+        fingerprint: (!trimmed.is_empty()).then(|| credentials[0].key.fingerprint(family, salt)),
+        place: Some(place),
+        short_lived: is_short_lived(&credentials[0]),
+        ..KeyFacts::default()
+    }
+}
+
 /// Every place that is filled, or present and empty; the provider's own places first.
 fn credentials(found: &Match, headers: &HeaderMap, query: &str) -> Vec<Credential> {
     let mut all = Vec::with_capacity(2);

@@ -29,7 +29,7 @@ use crate::call::{Operation, Protocol};
 pub use catalog::{CatalogError, Endpoint, EndpointHost, Provider, UsageInStream};
 pub use headers::{keep_response_headers, request_id};
 pub use host::HostPattern;
-pub use key::{key_family, read_key, redact_query};
+pub use key::{check_key, key_family, read_key, redact_query};
 pub use limits::{LimitStyle, read_limits};
 pub use refusal::{ErrorShape, generated_error};
 pub use shape::ProviderOverride;

@@ -13,6 +13,7 @@ for wanted in promtool:prometheus prometheus:prometheus prometheus-alertmanager:
     amtool:prometheus-alertmanager chromium:chromium tmux:tmux; do
     command -v "${wanted%%:*}" >/dev/null || packages="$packages ${wanted#*:}"
 done
+[ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || packages="$packages libfaketime"
 [ -d /usr/share/fonts/truetype/dejavu ] || packages="$packages fonts-dejavu-core"
 if [ -n "$packages" ]; then
     export DEBIAN_FRONTEND=noninteractive

@@ -25,11 +25,11 @@ const AZURE: [&str; 3] = ["AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_API_KEY", "AZUR
 const MAX_DOTENV_BYTES: u64 = 64 * 1024;
 
 /// A variable that SDKs take a base URL from.
-pub(super) struct Variable {
+pub(in crate::cli) struct Variable {
     /// Its name.
-    pub(super) name: &'static str,
+    pub(in crate::cli) name: &'static str,
     /// The provider that an unset variable stands for, by its prefix.
-    pub(super) provider: &'static str,
+    pub(in crate::cli) provider: &'static str,
     /// What the SDK wants after it.
     pub(super) path: &'static str,
     /// Format of the calls, for a server that the catalogue does not know.
@@ -62,7 +62,7 @@ const fn when_set(name: &'static str, provider: &'static str, protocol: Protocol
 /// - `OLLAMA_HOST`: `ollama serve` takes from it where to listen.
 /// - `DEEPSEEK_API_BASE`, unless it is set: one SDK wants three different paths after it.
 /// - `HF_INFERENCE_ENDPOINT`: only the retired inference API reads it.
-pub(super) const VARIABLES: &[Variable] = &[
+pub(in crate::cli) const VARIABLES: &[Variable] = &[
     always("OPENAI_BASE_URL", "openai", "/v1", Protocol::OpenaiChat, "openai, AI SDK, LangChain, LiteLLM"),
     always("OPENAI_API_BASE", "openai", "/v1", Protocol::OpenaiChat, "LangChain, LiteLLM, old openai"),
     // Without /v1: the SDKs add it, and the one that does not (Vercel AI SDK) is served as well.

@@ -1,9 +1,10 @@
 //! `keytally demo`: the real sidecar in this process, between simulated applications and simulated providers.
 //!
 //! The sidecar takes its usual ports, or free ones when those are taken. No file and no variable is read: whatever is
-//! configured on this machine, the demo is the same and sends nothing anywhere. Logs are for `RUST_LOG` only.
+//! configured on this machine, the demo is the same and sends nothing anywhere. Logs are for `RUST_LOG` only. With
+//! `--sidecar` the sidecar is one that somebody else runs.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ const RECORDS: usize = 4_096;
 
 /// Runs until Ctrl-C or the end of `--duration`.
 pub(super) fn run(args: DemoArgs) -> anyhow::Result<()> {
+    if args.print_config {
+        return Ok(std::io::stdout().write_all(crate::demo::apart::config().as_bytes())?);
+    }
     if std::env::var_os("RUST_LOG").is_some() {
         super::log::init(&Config::default().log);
     }
@@ -28,7 +32,10 @@ pub(super) fn run(args: DemoArgs) -> anyhow::Result<()> {
     let options = DemoOptions { duration: args.duration, color, minute: args.minute };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    let shown = runtime.block_on(crate::demo::run(options, start));
+    let shown = match &args.sidecar {
+        None => runtime.block_on(crate::demo::run(options, start)),
+        Some(sidecar) => runtime.block_on(crate::demo::apart::run(options, sidecar)),
+    };
     runtime.shutdown_timeout(Duration::from_millis(200));
     shown
 }

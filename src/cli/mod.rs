@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use url::Url;
 
 use crate::config::value::{Address, Span};
 use crate::config::{Config, ConfigError, ConfigHandle, Environment, Loaded, Source, file};
@@ -139,6 +140,12 @@ pub struct DemoArgs {
     /// No colors
     #[arg(long)]
     pub no_color: bool,
+    /// Call through this running sidecar, which was started with what --print-config prints
+    #[arg(long, value_name = "URL", value_parser = sidecar, conflicts_with = "print_config")]
+    pub sidecar: Option<Url>,
+    /// Print the configuration file that a sidecar for --sidecar needs, and end
+    #[arg(long)]
+    pub print_config: bool,
     /// Length of one minute of the story
     #[arg(long, value_name = "DURATION", value_parser = span, default_value = "60s", hide = true)]
     pub minute: Duration,
@@ -154,6 +161,13 @@ struct HealthArgs {
     /// Longest time to wait for the answer
     #[arg(long, value_name = "DURATION", value_parser = span, default_value = "2s")]
     timeout: Duration,
+}
+
+fn sidecar(text: &str) -> Result<Url, String> {
+    match Url::parse(text) {
+        Ok(url) if url.scheme() == "http" && url.host().is_some() && url.path() == "/" => Ok(url),
+        _ => Err("not the address of a sidecar; write it as http://127.0.0.1:4141".to_owned()),
+    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

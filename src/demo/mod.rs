@@ -6,6 +6,7 @@
 //! cursor comes back; the sidecar is the caller's.
 
 pub mod answers;
+pub mod apart;
 pub mod recordings;
 pub mod render;
 pub mod simulator;
@@ -126,7 +127,7 @@ where
     let mut interrupted = std::pin::pin!(interrupted());
     let story = Story { minute: options.minute };
     let started = Instant::now();
-    let (simulators, providers) = simulated_providers(story, started).await?;
+    let (simulators, providers) = simulated_providers(story, started, None).await?;
     let mut sidecar = start(StartConfig { providers, keys: key_entries() }).await?;
     let window = (story.minute / 3).max(SHORTEST_WINDOW);
     let mut view = View::new(sidecar.proxy, sidecar.admin, SystemTime::now(), story.at(started.elapsed()), window);
@@ -172,18 +173,23 @@ where
     ended
 }
 
-/// Starts one simulated provider each and says where it is.
+/// Starts one simulated provider each, on consecutive ports from `first` or on free ones, and says where it is.
 async fn simulated_providers(
     story: Story,
     started: Instant,
+    first: Option<u16>,
 ) -> anyhow::Result<(Vec<Simulator>, Vec<ProviderOverride>)> {
     let mut simulators = Vec::with_capacity(PROVIDERS.len());
     let mut overrides = Vec::with_capacity(PROVIDERS.len());
-    for id in PROVIDERS {
+    for (id, offset) in PROVIDERS.iter().zip(0..) {
         let provider = Provider::new(id, story, started);
-        let simulator = Simulator::start(move |received| provider.answer(&received))
-            .await
-            .context("the simulated provider needs a free port on 127.0.0.1")?;
+        let port = first.map_or(0, |first| first + offset);
+        let simulator = Simulator::start_on(port, move |received| provider.answer(&received)).await.with_context(
+            || match port {
+                0 => "the simulated provider needs a free port on 127.0.0.1".to_owned(),
+                port => format!("the simulated provider needs 127.0.0.1:{port}; what else listens there?"),
+            },
+        )?;
         let base_url = url::Url::parse(&format!("http://{}", simulator.address())).context("a loopback address")?;
         overrides.push(ProviderOverride {
             id: (*id).to_owned(),

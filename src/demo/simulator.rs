@@ -95,7 +95,18 @@ impl Simulator {
     where
         S: Fn(Received) -> Answer + Send + Sync + 'static,
     {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        Self::start_on(0, script).await
+    }
+
+    /// As [`Simulator::start`], on this loopback port.
+    ///
+    /// # Errors
+    /// When the port cannot be bound.
+    pub async fn start_on<S>(port: u16, script: S) -> io::Result<Self>
+    where
+        S: Fn(Received) -> Answer + Send + Sync + 'static,
+    {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let address = listener.local_addr()?;
         let script = Arc::new(script);
         let underway = Arc::new(());

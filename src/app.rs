@@ -24,7 +24,7 @@ use crate::export::{
     TraceSettings,
 };
 use crate::ledger::{Dimension, LedgerError, Query, Reader, Retention};
-use crate::listen::{self, Answer, Callers, ListenSettings, Phase};
+use crate::listen::{self, Answer, Callers, Inherited, ListenSettings, Phase};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
 use crate::provider::{Catalog, Provider, read_limits};
 use crate::proxy::{Proxy, Snapshot, Upstreams};
@@ -135,9 +135,15 @@ impl App {
     /// # Errors
     /// A port that cannot be bound, a certificate, price book or exporter setting that cannot be used.
     pub async fn start(config: ConfigHandle) -> anyhow::Result<Self> {
+        Self::start_on(config, Inherited::default()).await
+    }
+
+    /// As [`App::start`], with sockets that are bound already.
+    async fn start_on(config: ConfigHandle, mut sockets: Inherited) -> anyhow::Result<Self> {
         let current = config.current();
-        let listener = bind(current.listen.proxy, "listen.proxy").await?;
-        let admin_listener = bind(current.listen.admin, "listen.admin").await?;
+        let listener = bind(&mut sockets, current.listen.proxy, "listen.proxy").await?;
+        let admin_listener = bind(&mut sockets, current.listen.admin, "listen.admin").await?;
+        sockets.all_taken()?;
         let (proxy, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
 
         let metrics = Metrics::new(metrics_config(&current));
@@ -241,16 +247,17 @@ impl App {
     }
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, on the sockets that the service manager hands over, if it does.
 ///
 /// # Errors
-/// As [`App::start`].
+/// As [`App::start`]; a socket that was handed over and that no setting names.
 pub fn serve(config: ConfigHandle) -> anyhow::Result<()> {
+    let sockets = Inherited::from_env()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let served = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let app = App::start(config.clone()).await?;
+        let app = App::start_on(config.clone(), sockets).await?;
         let _watch = config.watch().context("cannot watch the configuration file")?;
         loop {
             match signals.next().await {
@@ -314,7 +321,11 @@ impl Signals {
     }
 }
 
-async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+/// The socket that was handed over for this address, else a new one.
+async fn bind(sockets: &mut Inherited, address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
+    if let Some(socket) = sockets.take(address) {
+        return TcpListener::from_std(socket).with_context(|| format!("{setting}: {address}: the socket handed over"));
+    }
     TcpListener::bind(address).await.with_context(|| {
         format!("{setting}: cannot listen on {address}; is another sidecar running, or the port taken?")
     })

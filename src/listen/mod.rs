@@ -6,6 +6,7 @@
 
 mod caller;
 mod client_io;
+mod inherited;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,6 +27,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use caller::{Answer, Callers};
 pub use client_io::{Answering, ClientIo, ClientState, Ends};
+pub use inherited::Inherited;
 
 /// Bounds of the proxy port.
 #[derive(Clone)]

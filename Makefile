@@ -1,13 +1,20 @@
 # make run    build, and show the demo until Ctrl-C (no account needed); make run ARGS='serve --config my.yaml' runs anything else
+# make image  the container image, without a daemon; prints its size and start time; make image ARCH='amd64 arm64' builds both
 # make test   every check and every test, installing what they need
 ARGS ?= demo
+ARCH ?=
+REVISION = $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
-.PHONY: run test lint tools
+.PHONY: run image test lint tools
 
 run:
-	KEYTALLY_REVISION=$$(git rev-parse --short=12 HEAD 2>/dev/null) cargo run --release --locked --quiet -- $(ARGS)
+	KEYTALLY_REVISION=$(REVISION) cargo run --release --locked --quiet -- $(ARGS)
+
+image:
+	deploy/image/build.sh $(ARCH)
 
 test: tools lint
+	KEYTALLY_REVISION=$(REVISION) cargo build --locked --quiet --bin keytally --target x86_64-unknown-linux-musl
 	KEYTALLY_REQUIRE_TOOLS=1 cargo nextest run --locked --no-fail-fast
 	cargo test --locked --doc
 

@@ -42,9 +42,11 @@ impl Roots {
         let mut store = RootCertStore::empty();
         let system = rustls_native_certs::load_native_certs();
         store.add_parsable_certificates(system.certs);
-        if store.is_empty() {
+        let bundled = store.is_empty();
+        if bundled {
             store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         }
+        tracing::debug!(bundled, roots = store.len(), "certificate authorities");
         for path in ca_files {
             add_file(&mut store, path)?;
         }

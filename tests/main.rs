@@ -19,6 +19,8 @@ mod dashboards;
 mod decoders;
 /// `keytally demo`, the whole story.
 mod demo;
+/// What is in `deploy/`: image, Compose, Kubernetes, Helm, systemd.
+mod deploy;
 /// `keytally doctor`: every cause planted, and named first.
 mod doctor;
 /// `keytally explain`: every known error, pasted.

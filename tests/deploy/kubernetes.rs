@@ -1,0 +1,227 @@
+//! `deploy/kubernetes` and `deploy/helm`: rendered by kubectl and helm, checked against Kubernetes' schemas, and held against
+//! the sidecar: its configuration is checked by the sidecar itself, its times and addresses are compared.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::{check, demo_config, documents, find, image_name, read, repository, run};
+use crate::support::{skip, tool};
+
+struct Tools {
+    kubectl: PathBuf,
+    helm: PathBuf,
+    validate: PathBuf,
+}
+
+fn tools() -> Option<Tools> {
+    Some(Tools {
+        kubectl: tool("venv/bin/kubectl")?,
+        helm: tool("helm")?,
+        validate: tool("venv/bin/kubernetes-validate")?,
+    })
+}
+
+impl Tools {
+    /// `kubectl kustomize`, validated.
+    #[track_caller]
+    fn kustomize(&self, folder: &str) -> Vec<Value> {
+        self.valid(&run(Command::new(&self.kubectl).arg("kustomize").arg(repository(folder))))
+    }
+
+    /// `helm template` of a chart in `charts`, validated.
+    #[track_caller]
+    fn template(&self, charts: &Path, chart: &str, flags: &[&str]) -> Vec<Value> {
+        self.valid(&run(Command::new(&self.helm).args(["template", "shop", chart]).args(flags).current_dir(charts)))
+    }
+
+    #[track_caller]
+    fn valid(&self, rendered: &str) -> Vec<Value> {
+        let file = tempfile::NamedTempFile::with_suffix(".yaml").expect("temporary file");
+        std::fs::write(file.path(), rendered).expect("written");
+        run(Command::new(&self.validate).arg("--strict").arg(file.path()));
+        documents(rendered)
+    }
+}
+
+/// The charts, in a folder where helm may write, with the dependency of the example in place.
+fn charts(tools: &Tools) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("temporary directory");
+    run(Command::new("cp").args(["-rL"]).arg(repository("deploy/helm/keytally")).arg(folder.path()));
+    run(Command::new("cp").args(["-rL"]).arg(repository("deploy/helm/example")).arg(folder.path()));
+    run(Command::new(&tools.helm).args(["dependency", "build", "example"]).current_dir(folder.path()));
+    folder
+}
+
+/// The pod of a Deployment, and its sidecar.
+#[track_caller]
+fn pod(deployment: &Value) -> (&Value, &Value) {
+    let pod = &deployment["spec"]["template"]["spec"];
+    let containers = pod["initContainers"].as_array().expect("initContainers");
+    let sidecar = containers.iter().find(|container| container["name"] == "keytally").expect("the sidecar");
+    (pod, sidecar)
+}
+
+/// What every pod with a sidecar must have, however it was made.
+#[track_caller]
+fn assert_sidecar(documents: &[Value], deployment: &str) {
+    let deployment = find(documents, "Deployment", deployment);
+    let (pod, sidecar) = pod(deployment);
+    assert_eq!(sidecar["restartPolicy"], "Always", "a native sidecar");
+    assert_eq!(sidecar["image"], image_name());
+    assert_eq!(sidecar["args"], json!(["serve"]));
+    let security = &sidecar["securityContext"];
+    assert_eq!(security["runAsNonRoot"], true);
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+    assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(sidecar["startupProbe"]["httpGet"]["path"], "/readyz");
+    assert_eq!(sidecar["livenessProbe"]["httpGet"]["path"], "/livez");
+
+    let config = find(documents, "ConfigMap", config_map(pod))["data"]["keytally.yaml"].as_str().expect("the file");
+    check(config);
+    let config = &super::documents(config)[0];
+    let seconds = |name: &str| {
+        let text = config["shutdown"][name].as_str().expect(name);
+        text.strip_suffix('s').and_then(|text| text.parse::<u64>().ok()).expect("seconds")
+    };
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().expect("it is set");
+    assert!(grace > 30 + seconds("drain") + seconds("linger"), "{grace} s is too short");
+
+    let env = sidecar["env"].as_array().expect("env");
+    let value = |name: &str| env.iter().find(|entry| entry["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+    assert_eq!(value("KEYTALLY_CONFIG")["value"], "/etc/keytally/keytally.yaml");
+    let mount = sidecar["volumeMounts"].as_array().expect("mounts").iter().find(|mount| mount["name"] == "keytally");
+    let mount = mount.expect("the configuration is mounted");
+    assert_eq!(mount["mountPath"], "/etc/keytally");
+    assert!(mount.get("subPath").is_none(), "a subPath never changes");
+    let attributes = value("OTEL_RESOURCE_ATTRIBUTES")["value"].as_str().expect("text");
+    for name in ["k8s.namespace.name", "k8s.pod.name", "k8s.pod.uid", "k8s.node.name"] {
+        assert!(attributes.contains(&format!("{name}=$(")), "{attributes}");
+    }
+    // Variables refer to earlier ones only.
+    let position = |name: &str| env.iter().position(|entry| entry["name"] == name).expect(name);
+    for name in ["K8S_NAMESPACE", "K8S_POD", "K8S_POD_UID", "K8S_NODE"] {
+        assert!(position(name) < position("OTEL_RESOURCE_ATTRIBUTES"));
+        assert!(attributes.contains(&format!("$({name})")));
+    }
+    assert_scraped(documents, deployment, sidecar);
+}
+
+/// Name of the ConfigMap that the volume `keytally` of a pod is made of.
+fn config_map(pod: &Value) -> &str {
+    let volumes = pod["volumes"].as_array().expect("volumes");
+    let volume = volumes.iter().find(|volume| volume["name"] == "keytally").expect("the volume");
+    volume["configMap"]["name"].as_str().expect("a ConfigMap")
+}
+
+/// Policy and monitor, where there are some, select the pod and its port.
+fn assert_scraped(documents: &[Value], deployment: &Value, sidecar: &Value) {
+    let labels = deployment["spec"]["template"]["metadata"]["labels"].as_object().expect("labels");
+    let selects = |selector: &Value| {
+        let wanted = selector["matchLabels"].as_object().expect("matchLabels");
+        wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
+    };
+    let port = &sidecar["ports"][0];
+    assert_eq!(port["containerPort"], 4140);
+    let policy = find(documents, "NetworkPolicy", "");
+    assert!(selects(&policy["spec"]["podSelector"]));
+    let open = |port: u64| {
+        let rules = policy["spec"]["ingress"].as_array().expect("ingress");
+        rules
+            .iter()
+            .filter(|rule| rule.get("from").is_none())
+            .flat_map(|rule| rule["ports"].as_array().expect("ports"))
+            .any(|range| {
+                let first = range["port"].as_u64().expect("a port");
+                range["protocol"] == "TCP" && (first..=range["endPort"].as_u64().unwrap_or(first)).contains(&port)
+            })
+    };
+    assert!(!open(4140) && !open(4141) && !open(4142), "the sidecar's ports are open to everybody");
+    assert!(open(80) && open(4139) && open(4143) && open(65535), "the application's ports must stay as they were");
+    for monitor in documents.iter().filter(|document| document["kind"] == "PodMonitor") {
+        assert!(selects(&monitor["spec"]["selector"]));
+        assert_eq!(monitor["spec"]["podMetricsEndpoints"][0]["port"], port["name"]);
+    }
+}
+
+/// The variables of `keytally run` with a value of their own, by name: what follows `$URL`.
+fn base_urls() -> Vec<(String, String)> {
+    let help = run(Command::new(env!("CARGO_BIN_EXE_keytally")).args(["run", "--help"]));
+    let rows = help.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let (name, url) = (words.next()?, words.next()?.strip_prefix("$URL")?);
+        Some((name.to_owned(), url.to_owned()))
+    });
+    rows.collect()
+}
+
+#[test]
+fn the_component_adds_a_sidecar() {
+    let Some(tools) = tools() else { return skip("kubectl, helm or kubernetes-validate") };
+    let rendered = tools.kustomize("deploy/kubernetes/example");
+    assert_sidecar(&rendered, "app");
+    let config = find(&rendered, "ConfigMap", "keytally")["data"]["keytally.yaml"].as_str().expect("the file");
+    assert!(config.contains(&demo_config()), "keep what `keytally demo --print-config` prints in it");
+
+    let known = base_urls();
+    assert!(known.len() > 10, "{known:?}");
+    let env = rendered.iter().find(|document| document["metadata"]["name"].to_string().contains("keytally-env-"));
+    let env = env.expect("the variables")["data"].as_object().expect("data");
+    for (name, url) in env {
+        let path = url.as_str().and_then(|url| url.strip_prefix("http://127.0.0.1:4141")).expect("the proxy port");
+        assert!(known.contains(&(name.clone(), path.to_owned())), "{name}={path} is not what `keytally run` sets");
+    }
+    let app = &find(&rendered, "Deployment", "app")["spec"]["template"]["spec"]["containers"][0];
+    let from = app["envFrom"][0]["configMapRef"]["name"].as_str().expect("envFrom");
+    assert!(from.starts_with("keytally-env-"), "{from}");
+}
+
+#[test]
+fn the_chart_renders_its_demo_and_refuses_wrong_values() {
+    let Some(tools) = tools() else { return skip("kubectl, helm or kubernetes-validate") };
+    let charts = charts(&tools);
+    run(Command::new(&tools.helm).args(["lint", "--strict", "keytally", "example"]).current_dir(charts.path()));
+    let on = ["--set", "demo.enabled=true,podMonitor.enabled=true,prometheusRule.enabled=true"];
+    let rendered = tools.template(charts.path(), "keytally", &on);
+    assert_sidecar(&rendered, "shop-keytally-demo");
+    let config = find(&rendered, "ConfigMap", "shop-keytally")["data"]["keytally.yaml"].as_str().expect("the file");
+    assert!(config.contains(demo_config().trim_end()), "deploy/helm/keytally/demo.yaml must be the demo's");
+
+    for wrong in
+        ["image.pullpolicy=Never", "terminationGracePeriodSeconds=5", "admin=localhost", "podMonitor.interval=often"]
+    {
+        let refused = Command::new(&tools.helm)
+            .args(["template", "shop", "keytally", "--set", wrong])
+            .current_dir(charts.path())
+            .output()
+            .expect("helm runs");
+        assert!(!refused.status.success(), "{wrong} must be refused");
+    }
+    let chart = read("deploy/helm/keytally/Chart.yaml");
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(chart.contains(&format!("\nversion: {version}\nappVersion: {version}\n")));
+    assert!(read("deploy/helm/keytally/templates/_sidecar.tpl").contains(&format!("-}}}}{version}{{{{-")));
+}
+
+#[test]
+fn a_chart_of_an_application_takes_its_sidecar_from_ours() {
+    let Some(tools) = tools() else { return skip("kubectl, helm or kubernetes-validate") };
+    let charts = charts(&tools);
+    let rendered = tools.template(charts.path(), "example", &[]);
+    assert_sidecar(&rendered, "shop");
+    let (pod, sidecar) = pod(find(&rendered, "Deployment", "shop"));
+    let mounts = sidecar["volumeMounts"].to_string();
+    assert!(mounts.contains("/var/lib/keytally") && pod["volumes"].to_string().contains("emptyDir"), "{mounts}");
+    let known = base_urls();
+    let env = pod["containers"][0]["env"].as_array().expect("env");
+    let urls: Vec<_> = env.iter().filter(|entry| entry.get("value").is_some()).collect();
+    assert!(urls.len() > 5, "{urls:?}");
+    for entry in urls {
+        let path = entry["value"].as_str().and_then(|url| url.strip_prefix("http://127.0.0.1:4141")).expect("a URL");
+        let name = entry["name"].as_str().expect("a name").to_owned();
+        assert!(known.contains(&(name, path.to_owned())), "{entry}");
+    }
+}

@@ -1,0 +1,119 @@
+//! `deploy/systemd`: the units by systemd's own checks, and the real binary on sockets that systemd's tool hands over.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use keytally::demo::simulator::{Answer, Simulator};
+
+use super::{free_port, program, read, run};
+use crate::support::{get, post_json, skip};
+
+/// Exposure, in tenths, above which `systemd-analyze security` must fail: 1.3 is what there is, and 9.6 a unit without hardening.
+const THRESHOLD: &str = "--threshold=15";
+
+/// The units in a folder, starting the binary under test.
+fn units() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("temporary directory");
+    for unit in ["keytally.service", "keytally.socket"] {
+        let text = read(&format!("deploy/systemd/{unit}"));
+        let text = text.replace("/usr/local/bin/keytally", env!("CARGO_BIN_EXE_keytally"));
+        std::fs::write(folder.path().join(unit), text).expect("written");
+    }
+    folder
+}
+
+#[test]
+fn systemd_takes_the_units_and_finds_little_exposed() {
+    if program("systemd-analyze").is_none() {
+        return skip("systemd-analyze");
+    }
+    let folder = units();
+    let verify = Command::new("systemd-analyze")
+        .args(["verify", "--man=no", "keytally.service", "keytally.socket"])
+        .current_dir(folder.path())
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&verify.stderr);
+    assert!(verify.status.success() && !said.contains("keytally."), "{said}");
+    let security = ["security", "--offline=true", "--no-pager", THRESHOLD, "keytally.service"];
+    let shown = run(Command::new("systemd-analyze").args(security).current_dir(folder.path()));
+    assert!(shown.contains("Overall exposure level"), "{shown}");
+}
+
+#[test]
+fn the_unit_leaves_time_to_drain() {
+    let unit = read("deploy/systemd/keytally.service");
+    let value = |name: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("no {name}"))
+    };
+    assert_eq!(value("TimeoutStopSec"), "40s");
+    assert!(read("docs/configuration.md").contains("| `shutdown.drain` | duration | `25s` |"));
+    assert_eq!(value("ExecReload"), "/bin/kill -HUP $MAINPID");
+    assert_eq!(value("LimitCORE"), "0");
+}
+
+#[tokio::test]
+async fn sockets_that_are_handed_over_are_served() {
+    if program("systemd-socket-activate").is_none() {
+        return skip("systemd-socket-activate");
+    }
+    let provider = Simulator::start(|_| Answer::new(200, "application/json", "{}")).await.expect("it starts");
+    let folder = tempfile::tempdir().expect("temporary directory");
+    let file = folder.path().join("keytally.yaml");
+    let (proxy, admin) = (free_port(), free_port());
+    let address = |port: u16| format!("127.0.0.1:{port}");
+    let config = |proxy: String| {
+        format!(
+            "listen: {{ proxy: \"{proxy}\", admin: \"{}\" }}\nproviders: {{ openai: {{ base_url: \"http://{}\" }} }}\n",
+            address(admin),
+            provider.address()
+        )
+    };
+    std::fs::write(&file, config(address(proxy))).expect("written");
+    let activate = |log: Stdio| {
+        let mut command = Command::new("systemd-socket-activate");
+        command.args(["-l", &address(proxy), "-l", &address(admin), env!("CARGO_BIN_EXE_keytally")]);
+        command.arg("serve").arg("--config").arg(&file);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts")
+    };
+
+    // The tool becomes the sidecar with the first connection, which waits until it is answered.
+    let mut child = activate(Stdio::null());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::net::TcpStream::connect(("127.0.0.1", proxy)).is_err() {
+        assert!(Instant::now() < deadline, "nobody listens");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let to = |port: u16| address(port).parse().expect("an address");
+    let answer = post_json(to(proxy), "/openai/v1/chat/completions", "sk-made-up-handed-over-0000", "{}").await;
+    assert_eq!(answer.head.status, 200);
+    assert_eq!(get(to(admin), "/readyz").await.head.status, 200);
+    let _ = child.kill();
+    let _ = child.wait();
+
+    // A socket that nobody would answer on.
+    std::fs::write(&file, config("127.0.0.1:0".to_owned())).expect("written");
+    let mut child = activate(Stdio::piped());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::net::TcpStream::connect(("127.0.0.1", proxy)).is_err() {
+        assert!(Instant::now() < deadline, "nobody listens");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let output = tokio::task::spawn_blocking(move || {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().expect("wait").is_none() {
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.wait_with_output().expect("its output")
+    })
+    .await
+    .expect("it was waited for");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("a socket on {} was handed over", address(proxy))), "{said}");
+}

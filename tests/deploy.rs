@@ -1,8 +1,9 @@
 //! What is in `deploy/`: each manifest is read by the tool that users will read it with, and what can be run here is run.
 //!
-//! [`image`] builds, starts and asks the container image; [`kubernetes`] and [`systemd`] validate theirs and hold them
-//! against the code: mounted paths, addresses, variables, configuration.
+//! [`image`] builds, starts and asks the container image; [`compose`], [`kubernetes`] and [`systemd`] validate theirs and hold
+//! them against the code: mounted paths, addresses, variables, configuration.
 
+mod compose;
 mod image;
 mod kubernetes;
 mod systemd;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::rules::{self, Rule};
 
 const GRAFANA: &str = "deploy/grafana/provisioning/alerting/keytally.yml";
-const KUBERNETES: &str = "deploy/kubernetes/prometheus-rule.yaml";
+const KUBERNETES: &str = "deploy/kubernetes/monitoring/prometheus-rule.yaml";
 const MADE: &str = "# Made from deploy/prometheus/rules; `KEYTALLY_WRITE_DOCS=1 cargo test docum` writes it.\n";
 
 #[test]

@@ -61,8 +61,18 @@ fn is_static(elf: &[u8]) -> bool {
     (0..count).all(|index| number(table + index * size, 4) != 3)
 }
 
+/// `podman run`, attached to its container; it ends with the test.
+struct Attached(Child);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 struct Running {
-    child: Child,
+    engine: Attached,
     proxy: SocketAddr,
     admin: SocketAddr,
     log: String,
@@ -71,7 +81,7 @@ struct Running {
 /// Starts the image as `name` with this folder as /etc/keytally, and waits until it is ready.
 fn start(containers: &Containers, name: &str, config: &Path) -> Running {
     let mount = format!("{}:/etc/keytally:ro", config.display());
-    let mut child = containers
+    let started = containers
         .podman()
         .args(["run", "--rm", "--name", name, "--network", "host", "--read-only", "--cap-drop", "ALL"])
         .args(["--security-opt", "no-new-privileges", "--volume", &mount])
@@ -80,10 +90,10 @@ fn start(containers: &Containers, name: &str, config: &Path) -> Running {
         .args([NAME, "serve", "--config", "/etc/keytally/keytally.yaml"])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .spawn()
-        .expect("podman starts");
+        .spawn();
+    let mut engine = Attached(started.expect("podman starts"));
     let mut log = String::new();
-    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut lines = BufReader::new(engine.0.stderr.take().expect("piped")).lines();
     loop {
         let Some(Ok(line)) = lines.next() else { panic!("the container ended:\n{log}") };
         log.push_str(&line);
@@ -92,7 +102,7 @@ fn start(containers: &Containers, name: &str, config: &Path) -> Running {
         let address = |name: &str| line[name].as_str().and_then(|text| text.parse().ok());
         if let (Some(proxy), Some(admin)) = (address("proxy"), address("admin")) {
             std::thread::spawn(move || lines.for_each(drop));
-            return Running { child, proxy, admin, log };
+            return Running { engine, proxy, admin, log };
         }
     }
 }
@@ -173,5 +183,5 @@ async fn the_image_is_small_locked_down_and_carries_a_call() {
     }
 
     run(containers.podman().args(["stop", "sidecar"]));
-    assert_eq!(running.child.wait().expect("it ends").code(), Some(0));
+    assert_eq!(running.engine.0.wait().expect("it ends").code(), Some(0));
 }

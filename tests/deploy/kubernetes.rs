@@ -166,6 +166,10 @@ fn the_component_adds_a_sidecar() {
     let config = find(&rendered, "ConfigMap", "keytally")["data"]["keytally.yaml"].as_str().expect("the file");
     assert!(config.contains(&demo_config()), "keep what `keytally demo --print-config` prints in it");
 
+    let monitors = documents(&read("deploy/kubernetes/monitoring/podmonitor.yaml"));
+    let all: Vec<Value> = rendered.iter().cloned().chain(monitors).collect();
+    assert_scraped(&all, find(&all, "Deployment", "app"), pod(find(&all, "Deployment", "app")).1);
+
     let known = base_urls();
     assert!(known.len() > 10, "{known:?}");
     let env = rendered.iter().find(|document| document["metadata"]["name"].to_string().contains("keytally-env-"));
@@ -189,6 +193,9 @@ fn the_chart_renders_its_demo_and_refuses_wrong_values() {
     assert_sidecar(&rendered, "shop-keytally-demo");
     let config = find(&rendered, "ConfigMap", "shop-keytally")["data"]["keytally.yaml"].as_str().expect("the file");
     assert!(config.contains(demo_config().trim_end()), "deploy/helm/keytally/demo.yaml must be the demo's");
+    assert!(rendered.iter().any(|document| document["kind"] == "PodMonitor"));
+    let rules = documents(&read("deploy/kubernetes/monitoring/prometheus-rule.yaml"));
+    assert_eq!(find(&rendered, "PrometheusRule", "")["spec"], rules[0]["spec"], "the rules come through unchanged");
 
     for wrong in
         ["image.pullpolicy=Never", "terminationGracePeriodSeconds=5", "admin=localhost", "podMonitor.interval=often"]

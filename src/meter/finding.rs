@@ -38,6 +38,8 @@ const SHARED_CLIENTS: usize = 3;
 /// A storm is this many calls within [`STORM_WITHIN`] after the refusal. SDKs try again two to four times.
 const STORM_CALLS: usize = 5;
 const STORM_WITHIN: Duration = Duration::from_secs(60);
+/// Hosts at which one key is known to have worked.
+const MAX_HOSTS: usize = 4;
 /// A named key that rested for this long is idle.
 pub const IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -92,6 +94,9 @@ pub struct KeyHistory {
     pub last_used: SystemTime,
     /// Last call that went well.
     pub last_success: Option<SystemTime>,
+    /// The same by the provider's host, for the last [`MAX_HOSTS`] of them: a key that works at one provider says nothing
+    /// about its refusal by another.
+    pub last_success_at: Vec<(Box<str>, SystemTime)>,
     /// Last call that failed, and how.
     pub last_failure: Option<(SystemTime, Outcome)>,
     /// Calls that went well.
@@ -272,6 +277,7 @@ impl KeyState {
             first_seen: call.started,
             last_used: call.started,
             last_success: None,
+            last_success_at: Vec::new(),
             last_failure: None,
             successes: 0,
             account: None,
@@ -316,12 +322,33 @@ impl KeyHistory {
         if call.outcome == Outcome::Ok {
             self.last_success = self.last_success.max(Some(call.ended));
             self.successes += 1;
+            self.worked_at(call.host, call.ended);
         } else if call.outcome.is_failure() {
             self.last_failure = Some((call.ended, call.outcome));
         }
         if let Some(account) = call.account {
             self.account = Some(account.clone());
         }
+    }
+}
+
+impl KeyHistory {
+    /// Last call to this host that went well.
+    pub fn last_success_at(&self, host: &str) -> Option<SystemTime> {
+        self.last_success_at.iter().find(|(known, _)| &**known == host).map(|(_, time)| *time)
+    }
+
+    fn worked_at(&mut self, host: &str, time: SystemTime) {
+        if let Some((_, known)) = self.last_success_at.iter_mut().find(|(known, _)| &**known == host) {
+            *known = time.max(*known);
+            return;
+        }
+        if self.last_success_at.len() >= MAX_HOSTS
+            && let Some(oldest) = (0..MAX_HOSTS).min_by_key(|&at| self.last_success_at[at].1)
+        {
+            self.last_success_at.swap_remove(oldest);
+        }
+        self.last_success_at.push((host.into(), time));
     }
 }
 

@@ -57,7 +57,7 @@ pub struct Judgement {
 
 /// The rules by which a call gets its outcome.
 pub trait Classify: Send + Sync {
-    /// Decides; always answers. `worked` is how long ago the same key last worked, if it did: a refusal of a key that
+    /// Decides; always answers. `worked` is how long ago the same key last worked at this provider, if it did: a refusal of a key that
     /// worked minutes ago is another story than that of one that never did.
     fn judge(&self, facts: &CallFacts, worked: Option<Duration>) -> Judgement;
 
@@ -232,7 +232,7 @@ impl Meter {
         }
         let entry = facts.key.fingerprint.as_ref().and_then(|key| snapshot.keys.get(key));
         let worked = facts.key.fingerprint.as_ref().and_then(|key| {
-            let last_success = self.lock().findings.history(key)?.last_success?;
+            let last_success = self.lock().findings.history(key)?.last_success_at(&facts.server_address)?;
             now.duration_since(last_success).ok()
         });
         let judged = config.rules.judge(&facts, worked);

@@ -280,7 +280,10 @@ fn rules_hear_when_the_key_last_worked() {
     let mut refused = facts();
     refused.started += Duration::from_secs(120);
     refused.response.as_mut().unwrap().status = 401;
-    assert_eq!(finish(&meter, refused).error_code.as_deref(), Some("worked 120 s ago"));
+    assert_eq!(finish(&meter, refused.clone()).error_code.as_deref(), Some("worked 120 s ago"));
+    // That it works at one provider says nothing about another.
+    refused.server_address = Arc::from("api.elsewhere.example");
+    assert_eq!(finish(&meter, refused).error_code, None);
 }
 
 #[test]

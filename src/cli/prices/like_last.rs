@@ -105,7 +105,11 @@ impl Model {
         let is_own = |offer: &Offer| offer.provider == book_id && call.priced_model.as_deref() == Some(&offer.model);
         // Of several ids of one provider (dated ones, variants) the one that was used, else each.
         let own = offers.iter().any(is_own);
-        offers.retain(|offer| !own || offer.provider != book_id || is_own(offer));
+        // What has no rate, or is served otherwise, is nothing to compare with.
+        offers.retain(|offer| match offer.provider == book_id && !offer.overridden {
+            true => !own || is_own(offer),
+            false => !offer.is_variant() && !offer.is_without_rates(),
+        });
         let alternatives = offers.into_iter().map(|offer| Alternative { offer, cost: Money::ZERO, unpriced: 0 });
         Self {
             provider: call.provider.to_string(),

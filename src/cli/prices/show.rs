@@ -78,7 +78,7 @@ fn table(model: &str, offers: &[Offer], shelf: &Shelf) -> String {
             let own = if offer.overridden { " (config)" } else { "" };
             let mut row = vec![first(&format!("{}{own}", offer.provider)), first(&offer.model), terms(card)];
             if card.rates.is_empty() {
-                row.push("free".to_owned());
+                row.push("no rate".to_owned());
                 row.extend(std::iter::repeat_n(String::new(), COLUMNS.len() - 1));
             } else {
                 row.extend(COLUMNS.iter().map(|(kind, _)| card.rate(*kind).map_or_else(String::new, dollars)));
@@ -108,6 +108,9 @@ fn table(model: &str, offers: &[Offer], shelf: &Shelf) -> String {
     }
     if offers.iter().any(|offer| offer.overridden) {
         text += "\n(config): from prices.overrides of the configuration; it goes before the book's rate\n";
+    }
+    if offers.iter().any(Offer::is_without_rates) {
+        text += "\nno rate: free, or part of a plan\n";
     }
     text += "\nThe cheapest first, at three tokens in for one out. What is not listed costs what it is part of.\n";
     text
@@ -174,7 +177,7 @@ pub(super) fn families(
 ) -> anyhow::Result<String> {
     let cheapest = |listed: &ListedFamily| {
         let offers = shelf.book.offers(&listed.name, now);
-        let offer = offers.iter().find(|offer| !offer.cards[0].rates.is_empty())?;
+        let offer = offers.iter().find(|offer| !offer.is_without_rates() && !offer.is_variant())?;
         Some((offer.provider.clone(), offer.cards[0].clone()))
     };
     let date = shelf.date();

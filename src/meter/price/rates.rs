@@ -100,7 +100,7 @@ pub struct RateCard {
     /// For prompts of more tokens than this.
     pub above_input_tokens: u64,
     /// Dollars by kind; kinds that cost what they are part of are left out, as are those without a rate. None at all: the
-    /// book lists the model as free.
+    /// model is free, or part of a plan.
     pub rates: Vec<(RateKind, f64)>,
 }
 
@@ -110,10 +110,27 @@ impl RateCard {
         self.rates.iter().find(|(known, _)| *known == kind).map(|(_, rate)| *rate)
     }
 
-    /// For putting offers in order: three tokens in for each out, as chat has it.
+    /// For putting offers in order: three tokens in for each out, as chat has it; one without rates comes last.
     pub fn mixed(&self) -> f64 {
+        if self.rates.is_empty() {
+            return f64::INFINITY;
+        }
         let rate = |kind| self.rate(kind).unwrap_or(0.0);
         3.0 * rate(RateKind::Input) + rate(RateKind::Output) + rate(RateKind::Request) * 1_000.0
+    }
+}
+
+impl Offer {
+    /// The book has no rate for it: it is free, or part of a plan.
+    pub fn is_without_rates(&self) -> bool {
+        self.cards.iter().all(|card| card.rates.is_empty())
+    }
+
+    /// Another way of being served under a name of its own (`…:batch`, `…:free`), with limits of its own. The `:0` of
+    /// Bedrock is a version.
+    pub fn is_variant(&self) -> bool {
+        let variant = self.model.rsplit_once(':').map(|(_, variant)| variant);
+        !self.overridden && variant.is_some_and(|variant| !variant.bytes().all(|byte| byte.is_ascii_digit()))
     }
 }
 
@@ -529,6 +546,8 @@ mod tests {
         assert_eq!((own.cards[1].above_input_tokens, own.cards[1].rate(RateKind::Input)), (200_000, Some(6.0)));
         let batch = own.cards.iter().find(|card| card.tier == Tier::Batch).unwrap();
         assert_eq!((batch.rate(RateKind::Input), batch.rate(RateKind::Output)), (Some(1.5), Some(7.5)));
+        assert!(offers.iter().any(|offer| offer.model.ends_with(":batch") && offer.is_variant()));
+        assert!(offers.iter().any(|offer| offer.model.ends_with("-v1:0") && !offer.is_variant()));
         for provider in ["aws", "google", "openrouter"] {
             assert!(offers.iter().any(|offer| offer.provider == provider), "{provider}");
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::{ExporterStatus, ListenerStatus, RoomStatus, StatusSource};
-use crate::call::{Fault, Finding, label_enum};
+use crate::call::{Fault, label_enum};
 use crate::export::live::{Filter, KeyLive, Live, LiveView};
 use crate::export::metrics::{DropReason, KeyStatus, Metrics, Signal, Verdict, rfc3339};
 
@@ -167,7 +167,8 @@ pub(super) fn overview(
         row.fix = row.first_fix.as_deref().and_then(|id| source.fix(id, None));
     }
     for row in &mut view.findings {
-        row.fix = row.finding.parse::<Finding>().ok().map(|finding| finding_fix(finding).to_owned());
+        // A finding's own name is the id of its fix.
+        row.fix = source.fix(&row.finding, None);
     }
     let keys = keys(metrics.keys(), std::mem::take(&mut view.keys), source);
     let dropped = Signal::ALL.iter().map(|&signal| {
@@ -327,40 +328,4 @@ fn of_key(row: &KeyRow) -> Option<Attention> {
         fix: failure.fix.clone(),
         time: Some(failure.time.clone()),
     })
-}
-
-/// What to do about a finding.
-const fn finding_fix(finding: Finding) -> &'static str {
-    match finding {
-        Finding::KeyWhitespace => {
-            "strip the white space around the key, mostly a newline at the end of a file or secret"
-        }
-        Finding::KeyHiddenUnicode => {
-            "type the key anew or copy it from the provider's console: it holds characters no key has"
-        }
-        Finding::KeyQuoted => "remove the quotes around the key",
-        Finding::KeyEmpty => "set the variable that holds the key: it is there and empty",
-        Finding::KeyMissing => "send a key: the call carries none",
-        Finding::KeyLiteralNull => "set the key: the application sends the word its language has for nothing",
-        Finding::KeyUnexpanded => "expand the variable: its name was sent instead of its value",
-        Finding::KeyPlaceholder => "put a real key in place of the placeholder",
-        Finding::KeyDoubleScheme => "give the SDK the bare key, without `Bearer`",
-        Finding::KeyIsUrlOrProse => "put the key where the URL or sentence is",
-        Finding::KeyWrongProvider => "use a key of this provider: this one has another provider's form",
-        Finding::KeyWrongPlace => "send this kind of key in the header that the provider documents for it",
-        Finding::KeyTruncated => "copy the whole key: this one is too short for its kind",
-        Finding::KeyInUrl => "send the key in a header: URLs are written to logs",
-        Finding::KeyInBrowser => "call through your own server: whoever opens the page can read this key",
-        Finding::AdminKeyOnDataPath => "use a key of the API: an admin key can do more and is refused here",
-        Finding::OrgHeaderSet => "remove the organization and project headers, or use a key of that project",
-        Finding::BothAuthHeaders => "send one credential: two headers hold different ones",
-        Finding::StaleKey => "restart what still holds the old key: a newer one works",
-        Finding::OldKeyStillUsed => "move what still uses the old key to the new one, then revoke the old one",
-        Finding::SharedKey => "give each application a key of its own, so that spend and limits can be told apart",
-        Finding::QuantisedBurst => {
-            "space the requests: the limit is enforced in short slices, the minute's average is fine"
-        }
-        Finding::RetryStorm => "stop repeating a request that was refused for good; cap retries",
-        Finding::IdleKey => "find out who uses this key again after a long rest",
-    }
 }

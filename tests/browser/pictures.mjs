@@ -7,9 +7,9 @@ const [kind, from, to] = process.argv.slice(2);
 const browser = await launch();
 if (kind === "page") {
   for (const [name, options] of Object.entries({
-    "status-light": { viewport: { width: 1280, height: 980 }, colorScheme: "light" },
-    "status-dark": { viewport: { width: 1280, height: 980 }, colorScheme: "dark" },
-    "status-phone": { viewport: { width: 390, height: 1200 }, colorScheme: "light" },
+    "status-light": { viewport: { width: 1280, height: 1500 }, colorScheme: "light" },
+    "status-dark": { viewport: { width: 1280, height: 1500 }, colorScheme: "dark" },
+    "status-phone": { viewport: { width: 390, height: 1400 }, colorScheme: "light" },
   })) {
     const page = await (await browser.newContext(options)).newPage();
     await page.goto(from);

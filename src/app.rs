@@ -1,8 +1,8 @@
 //! Builds every room once, joins them, keeps them in step with the configuration, and drains them on shutdown.
 //!
 //! Shutdown (SIGTERM, SIGINT): the proxy port stops accepting, calls in flight end within `shutdown.drain`, what waits for
-//! export is sent, the admin port stays for `shutdown.linger`. SIGHUP reads the configuration again and reopens the call
-//! log.
+//! export is sent, the admin port stays for `shutdown.linger`. SIGHUP reads the configuration and the certificate authority
+//! again and reopens the call log.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,25 +11,29 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin;
-use crate::call::{CallFacts, CallRecord, Fingerprint};
+use crate::call::{CallFacts, CallRecord, Fingerprint, ForwardRefusal, HandshakeEnd, Unread};
 use crate::config::{CallsSink, Config, ConfigHandle, Misfit, OtlpCompression, Step};
 use crate::export::live::{Before, Live};
-use crate::export::metrics::{Metrics, MetricsConfig, Side};
+use crate::export::metrics::{Metrics, MetricsConfig, Side, Tunnel};
 use crate::export::{
     DropReason, ExportSettings, Exports, LedgerSettings, LogTarget, OtlpHeaders, OtlpSettings, Sampling, Signal,
     TraceSettings,
 };
 use crate::ledger::{Dimension, LedgerError, Query, Reader, Retention};
-use crate::listen::{self, Answer, Callers, Inherited, ListenSettings, Phase};
+use crate::listen::ca::Authority;
+use crate::listen::tls::Interception;
+use crate::listen::tunnel::Count;
+use crate::listen::{self, Answer, Callers, HttpServer, Inherited, ListenSettings, Phase, permitted};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
 use crate::provider::{Catalog, Provider, read_limits};
-use crate::proxy::{Proxy, Snapshot, Upstreams};
+use crate::proxy::forward::ProxyPassword;
+use crate::proxy::{Proxy, Snapshot, Upstreams, Watch};
 use crate::tap::Sink;
-use crate::upstream::{Opened, Roots, Upstream, UpstreamSettings};
+use crate::upstream::{Opened, Reach, Roots, Upstream, UpstreamSettings};
 
 /// Longest wait for exporters at shutdown, once calls have ended.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -41,9 +45,12 @@ const CALLER_WAIT: Duration = Duration::from_secs(1);
 pub struct App {
     /// The proxy port.
     pub proxy: SocketAddr,
+    /// The same over TLS, if configured.
+    pub proxy_tls: Option<SocketAddr>,
     /// The admin port.
     pub admin: SocketAddr,
     rooms: Arc<Rooms>,
+    spine: Arc<Proxy>,
     config: ConfigHandle,
     phase: watch::Sender<Phase>,
     stop_admin: watch::Sender<bool>,
@@ -61,6 +68,35 @@ struct Rooms {
     /// Calls handed over and not yet recorded.
     settling: AtomicUsize,
     settled: Notify,
+}
+
+/// What the data plane tells besides its calls.
+struct Watched(Metrics);
+
+impl Watch for Watched {
+    fn in_flight(&self, provider: &Arc<str>) -> Box<dyn Send> {
+        Box::new(self.0.in_flight(provider))
+    }
+
+    fn unread(&self, why: Unread, provider: &str) -> Arc<dyn Count> {
+        Arc::new(Passing(self.0.tunnel(why, provider)))
+    }
+
+    fn refused(&self, why: ForwardRefusal) {
+        self.0.forward_refused(why);
+    }
+
+    fn handshake(&self, end: HandshakeEnd) {
+        self.0.handshake(end);
+    }
+}
+
+struct Passing(Tunnel);
+
+impl Count for Passing {
+    fn bytes(&self, up: u64, down: u64) {
+        self.0.bytes(up, down);
+    }
 }
 
 /// Turns facts into a record on a task of its own, so that the answer's last byte does not wait for it.
@@ -143,8 +179,14 @@ impl App {
         let current = config.current();
         let listener = bind(&mut sockets, current.listen.proxy, "listen.proxy").await?;
         let admin_listener = bind(&mut sockets, current.listen.admin, "listen.admin").await?;
+        let tls_listener = match current.listen.proxy_tls {
+            Some(address) => Some(bind(&mut sockets, address, "listen.proxy_tls").await?),
+            None => None,
+        };
         sockets.all_taken()?;
         let (proxy, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
+        let proxy_tls = tls_listener.as_ref().map(TcpListener::local_addr).transpose()?;
+        let listeners: Arc<[SocketAddr]> = [proxy, admin].into_iter().chain(proxy_tls).collect();
 
         let metrics = Metrics::new(metrics_config(&current));
         let meter = Meter::new(meter_config(&current)?);
@@ -162,37 +204,61 @@ impl App {
         let status = config.status();
         rooms.metrics.config_reloaded(status.successful, status.last_success);
 
-        let guards = rooms.metrics.clone();
-        let first = snapshot(&current, &rooms.metrics)?;
-        let spine = Arc::new(Proxy::new(first, Arc::new(Settle(Arc::clone(&rooms))), move |provider| {
-            Box::new(guards.in_flight(provider))
-        }));
-        follow_config(&config, &rooms, &spine);
-
         let (phase, phases) = watch::channel(Phase::Serving);
-        let connections = rooms.metrics.clone();
         let settings = ListenSettings {
-            connections: current.limits.connections as usize,
+            connections: Arc::new(Semaphore::new(current.limits.connections as usize)),
             header_bytes: usize::try_from(current.limits.header_bytes).unwrap_or(usize::MAX),
             callers: current.listen.callers.then(Callers::start).flatten(),
         };
+        let first = snapshot(&current, &rooms.metrics, &listeners)?;
+        let sink = Arc::new(Settle(Arc::clone(&rooms)));
+        let watched = Arc::new(Watched(rooms.metrics.clone()));
+        let server = Arc::new(HttpServer::new(&settings));
+        let spine = Arc::new(Proxy::new(first, sink, watched, server, Arc::clone(&listeners)));
+        follow_config(&config, &rooms, &spine, listeners);
+
+        let connections = rooms.metrics.clone();
+        let serving = Arc::clone(&spine);
         let proxy_task = tokio::spawn(async move {
-            let opened = move || connections.connection(Side::Client);
-            listen::serve(listener, &settings, phases, opened, move |request, peer| {
-                Arc::clone(&spine).handle(request, peer)
-            })
-            .await;
+            let opened = || connections.connection(Side::Client);
+            let plain = listen::accept(listener, &settings, phases.clone(), opened, |stream, arrival| {
+                Arc::clone(&serving).plain(stream, arrival)
+            });
+            let tls = async {
+                let Some(listener) = tls_listener else { return };
+                let face = |stream, arrival| Arc::clone(&serving).face(stream, arrival);
+                listen::accept(listener, &settings, phases.clone(), opened, face).await;
+            };
+            tokio::join!(plain, tls);
         });
 
         let (stop_admin, mut admin_stopped) = watch::channel(false);
-        let source =
-            Status { rooms: Arc::clone(&rooms), config: config.clone(), proxy, admin, phase: phase.subscribe() };
+        let source = Status {
+            rooms: Arc::clone(&rooms),
+            config: config.clone(),
+            proxy,
+            proxy_tls,
+            admin,
+            phase: phase.subscribe(),
+        };
         let pages = admin::Admin::new(rooms.metrics.clone(), Arc::clone(&rooms.live), Arc::new(source), Vec::new());
         let admin_task = tokio::spawn(pages.serve(admin_listener, async move {
             let _ = admin_stopped.wait_for(|stop| *stop).await;
         }));
-        tracing::info!(%proxy, %admin, version = env!("CARGO_PKG_VERSION"), "ready");
-        Ok(Self { proxy, admin, rooms, config, phase, stop_admin, proxy_task: Some(proxy_task), admin_task })
+        let tls = proxy_tls.map(tracing::field::display);
+        tracing::info!(%proxy, proxy_tls = tls, %admin, version = env!("CARGO_PKG_VERSION"), "ready");
+        Ok(Self {
+            proxy,
+            proxy_tls,
+            admin,
+            rooms,
+            spine,
+            config,
+            phase,
+            stop_admin,
+            proxy_task: Some(proxy_task),
+            admin_task,
+        })
     }
 
     /// Records of calls as they end; a reader that is slower than the calls misses some.
@@ -266,6 +332,8 @@ pub fn serve(config: ConfigHandle) -> anyhow::Result<()> {
                     app.rooms.exports.reopen();
                     let config = config.clone();
                     let _ = tokio::task::spawn_blocking(move || config.reload(true)).await;
+                    let intercept = Arc::clone(&app.spine.snapshot().intercept);
+                    let _ = tokio::task::spawn_blocking(move || intercept.look_again()).await;
                 }
             }
         }
@@ -332,7 +400,7 @@ async fn bind(sockets: &mut Inherited, address: SocketAddr, setting: &str) -> an
 }
 
 /// Takes every later configuration over, and tells what became of each reload.
-fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) {
+fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>, listeners: Arc<[SocketAddr]>) {
     let mut reloads = config.subscribe_reloads();
     let metrics = rooms.metrics.clone();
     tokio::spawn(async move {
@@ -350,7 +418,7 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>) 
         while changes.changed().await.is_ok() {
             let (Some(rooms), Some(spine)) = (rooms.upgrade(), spine.upgrade()) else { return };
             let current = changes.borrow_and_update().clone();
-            match (snapshot(&current, &rooms.metrics), meter_config(&current)) {
+            match (snapshot(&current, &rooms.metrics, &listeners), meter_config(&current)) {
                 (Ok(snapshot), Ok(meter)) => {
                     spine.swap(snapshot);
                     rooms.meter.reload(meter);
@@ -447,6 +515,9 @@ pub fn misfits(config: &Config) -> Vec<Misfit> {
             file(vec![name("providers"), name(&provider.id), name("ca_file")], Roots::check(path));
         }
     }
+    if let Some((certificate, key)) = &config.tls.own_ca {
+        file(vec![name("tls"), name("ca_certificate")], Authority::from_files(certificate, key).map(drop));
+    }
     if let Some(path) = config.otlp.as_ref().and_then(|otlp| otlp.ca_file.as_ref()) {
         file(vec![name("export"), name("otlp"), name("ca_file")], Roots::check(path));
     }
@@ -474,7 +545,7 @@ pub fn upstream_settings(config: &Config, own: Option<&std::path::PathBuf>) -> U
     }
 }
 
-fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
+fn snapshot(config: &Config, metrics: &Metrics, listeners: &Arc<[SocketAddr]>) -> anyhow::Result<Snapshot> {
     let connections = metrics.clone();
     let opened: Opened = Arc::new(move || Box::new(connections.connection(Side::Upstream)));
     let catalog = Catalog::build(&config.providers).map_err(|errors| {
@@ -486,9 +557,22 @@ fn snapshot(config: &Config, metrics: &Metrics) -> anyhow::Result<Snapshot> {
     for provider in catalog.providers().filter(|provider| provider.ca_file.is_some()) {
         own.push((Arc::clone(&provider.id), Arc::new(Upstream::new(&settings(provider.ca_file.as_ref()), &opened)?)));
     }
+    let shared = Upstream::new(&settings(None), &opened)?;
+    let within = |loopback| shared.within(&Arc::new(Reach::new(Arc::clone(listeners), loopback)));
+    let upstream = Upstreams { local: within(true), remote: within(false), shared: Arc::new(shared), own };
+    let with_tls_port = config.listen.proxy_tls.is_some();
+    let intercept = Interception::new(&config.tls, &catalog, with_tls_port)?;
+    if let Some(mint) = intercept.mint().filter(|_| with_tls_port) {
+        let localhost = mint.server(permitted::LOCALHOST, SystemTime::now());
+        localhost.map_err(|error| anyhow::anyhow!("listen.proxy_tls: {error}"))?;
+    }
+    let password = config.forward.auth.as_ref();
     Ok(Snapshot {
         catalog,
-        upstream: Upstreams { shared: Arc::new(Upstream::new(&settings(None), &opened)?), own },
+        upstream,
+        intercept: Arc::new(intercept),
+        tunnels: config.forward.tunnels,
+        password: password.map(|(user, password)| ProxyPassword::new(user, password.expose())).transpose()?,
         idle_timeout: config.upstream.idle_timeout,
         salt: config.fingerprint_salt.expose().as_bytes().to_vec(),
         client: config.app().map(Arc::from),
@@ -590,6 +674,7 @@ struct Status {
     rooms: Arc<Rooms>,
     config: ConfigHandle,
     proxy: SocketAddr,
+    proxy_tls: Option<SocketAddr>,
     admin: SocketAddr,
     phase: watch::Receiver<Phase>,
 }
@@ -632,10 +717,10 @@ impl admin::StatusSource for Status {
         admin::RoomStatus {
             config_path: self.config.path().map(|path| path.display().to_string()),
             config_error: (!status.successful).then(|| "the file on disk is not what runs; see the log".to_owned()),
-            listeners: vec![
-                admin::ListenerStatus { name: "proxy".to_owned(), address: self.proxy },
-                admin::ListenerStatus { name: "admin".to_owned(), address: self.admin },
-            ],
+            listeners: [("proxy", Some(self.proxy)), ("proxy_tls", self.proxy_tls), ("admin", Some(self.admin))]
+                .into_iter()
+                .filter_map(|(name, address)| Some(admin::ListenerStatus { name: name.to_owned(), address: address? }))
+                .collect(),
             exporters,
         }
     }

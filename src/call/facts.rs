@@ -311,6 +311,8 @@ label_enum! {
         Proxy = "proxy",
         BadRequest = "bad_request",
         UnknownPrefix = "unknown_prefix",
+        /// An address that nobody is connected to through keytally.
+        Forbidden = "forbidden_target",
         Overloaded = "overloaded",
         Internal = "internal",
     }

@@ -4,6 +4,7 @@
 //! alone decides how a record is shown. Nothing here does I/O, is async, or holds a body, a header value or a key.
 
 mod caller;
+mod connection;
 mod end;
 mod facts;
 mod key;
@@ -14,6 +15,7 @@ mod record;
 mod usage;
 
 pub use caller::Caller;
+pub use connection::{ForwardRefusal, HandshakeEnd, Unread};
 pub use end::End;
 pub use facts::{
     CallFacts, CallId, ErrorFacts, GeneratedError, KeyFacts, Limits, RateLimit, Reply, RequestFacts, ResponseFacts,

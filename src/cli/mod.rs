@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. A reader of standard output that went away is a
 //! normal end. Keys are never taken from the command line, where every user of the machine could read them.
 
+mod ca;
 mod completions;
 mod demo;
 mod doctor;
@@ -98,6 +99,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Print the fingerprint of a key, which is read from standard input or a variable and never shown
     Fingerprint(fingerprint::FingerprintArgs),
+    /// Make, show or rotate the certificate authority that opens TLS to providers
+    Ca(ca::CaArgs),
     /// Show what keytally does, with a simulated provider and simulated traffic, without any account
     Demo(DemoArgs),
     /// Ask a running sidecar whether it is alive: exit code 0 or 1
@@ -207,6 +210,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Fingerprint(args) => fingerprint::run(args),
+        Command::Ca(args) => ca::run(args),
         Command::Demo(args) => finish(demo::run(args)),
         Command::Health(args) => health(args),
         Command::Top(args) => {
@@ -280,7 +284,9 @@ fn summary(config: &Config) -> String {
     let (listen, count) = (&config.listen, |n: usize| n.to_string());
     let rows = [
         ("proxy", listen.proxy.to_string()),
+        ("proxy over TLS", listen.proxy_tls.map_or_else(|| "none".to_owned(), |address| address.to_string())),
         ("admin", listen.admin.to_string()),
+        ("TLS interception", config.tls.intercept.to_string()),
         ("providers changed", count(config.providers.len())),
         ("keys named", count(config.keys.len())),
         ("prices changed", count(config.prices.len())),

@@ -11,15 +11,15 @@ use std::time::Duration;
 use url::Url;
 
 use super::env::{self, Environment};
-use super::file::{File, HeaderFile, KeyFile, OtlpFile, PriceFile, ProviderFile, ReferenceFile, RuleFile};
+use super::file::{File, ForwardFile, HeaderFile, KeyFile, OtlpFile, PriceFile, ProviderFile, ReferenceFile, RuleFile};
 use super::problem::{ConfigError, Problem, shown};
 use super::walk::{Path, Step, Walker};
 use super::yaml::{self, Data, Node, Spot};
 use super::{
-    CallsSink, Config, KeyDefaults, LedgerSettings, LimitSettings, Listen, Loaded, LogSettings, MetricsSettings,
-    Misfit, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol, OtlpSettings, Propagation, SHUTDOWN_LINGER_KUBERNETES, Secret,
-    Semconv, ShutdownSettings, Source, TRACE_SAMPLE, TraceSettings, UpstreamProxy, UpstreamSettings, UsageSettings,
-    value,
+    CallsSink, Config, ForwardSettings, KeyDefaults, LedgerSettings, LimitSettings, Listen, Loaded, LogSettings,
+    MetricsSettings, Misfit, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol, OtlpSettings, Propagation,
+    SHUTDOWN_LINGER_KUBERNETES, Secret, Semconv, ShutdownSettings, Source, TRACE_SAMPLE, TlsSettings, TraceSettings,
+    Tunnels, UpstreamProxy, UpstreamSettings, UsageSettings, value,
 };
 use crate::meter::{KeyEntry, PriceOverride, RuleEntry};
 use crate::provider::ProviderOverride;
@@ -134,9 +134,16 @@ impl Checker<'_> {
     fn config(&mut self, file: File, source: &Source, own: env::Own, otel: env::Otel) -> Config {
         let listen = Listen {
             proxy: source.listen.or(own.listen.map(|a| a.0)).unwrap_or(file.listen.proxy.0),
+            proxy_tls: file.listen.proxy_tls.as_ref().map(|a| a.0),
             admin: source.admin.or(own.admin.map(|a| a.0)).unwrap_or(file.listen.admin.0),
             callers: file.listen.callers.0,
         };
+        for (other, address) in [("listen.proxy", listen.proxy), ("listen.admin", listen.admin)] {
+            if listen.proxy_tls == Some(address) && address.port() != 0 {
+                let text = format!("{} is also {other}; write another port", shown(&address.to_string()));
+                self.wrong(Path::of(&[&"listen", &"proxy_tls"]), text);
+            }
+        }
         if listen.proxy == listen.admin && listen.proxy.port() != 0 {
             let text = format!("{} is also listen.proxy; write another port", shown(&listen.admin.to_string()));
             self.wrong(Path::of(&[&"listen", &"admin"]), text);
@@ -161,6 +168,21 @@ impl Checker<'_> {
         let rules = self.rules(file.rules);
         let fingerprint_salt = self.salt(file.fingerprint.salt);
         let labels = self.labels(file.labels, own.labels);
+        let forward = self.forward(file.forward);
+        let own_ca = match (file.tls.ca_certificate, file.tls.ca_key) {
+            (Some(certificate), Some(key)) => Some((certificate.0, key.0)),
+            (None, None) => None,
+            (certificate, _) => {
+                let name = if certificate.is_some() { "ca_certificate" } else { "ca_key" };
+                self.wrong(Path::of(&[&"tls", &name]), "ca_certificate and ca_key go together; write both");
+                None
+            }
+        };
+        if listen.proxy.ip().is_loopback() || forward.auth.is_some() {
+        } else if forward.tunnels == Tunnels::Any {
+            let text = "forward.tunnels is any and listen.proxy is not a loopback address: whoever reaches it can go on to any";
+            self.warnings.push(format!("{text} host; set forward.auth"));
+        }
         let headers = self.headers(&file.export.otlp);
         for (path, span) in [
             (["upstream", "connect_timeout"], &file.upstream.connect_timeout),
@@ -256,6 +278,12 @@ impl Checker<'_> {
                 },
                 http2: file.upstream.http2.0,
             },
+            tls: TlsSettings {
+                intercept: file.tls.intercept,
+                ca_dir: file.tls.ca_dir.map_or_else(|| env::state_dir(self.env).join("ca"), |dir| dir.0),
+                own_ca,
+            },
+            forward,
             shutdown: ShutdownSettings {
                 drain: file.shutdown.drain.0,
                 linger: file.shutdown.linger.map_or(linger, |l| l.0),
@@ -407,11 +435,7 @@ impl Checker<'_> {
     fn salt(&mut self, salt: Option<ReferenceFile>) -> Secret {
         let Some(salt) = salt else { return Secret::default() };
         let path = Path::of(&[&"fingerprint", &"salt"]);
-        let read = match (&salt.env, &salt.file) {
-            (Some(name), None) => self.variable(&name.0),
-            (None, Some(file)) => from_file(&file.0),
-            _ => Err("names no place or two; write {env: VARIABLE} or {file: PATH}".to_owned()),
-        };
+        let read = self.reference(&salt);
         match read {
             Ok(text) if text.chars().count() >= SALT_LEAST => Secret::new(text),
             Ok(_) => {
@@ -423,6 +447,36 @@ impl Checker<'_> {
                 Secret::default()
             }
         }
+    }
+
+    fn reference(&self, reference: &ReferenceFile) -> Result<String, String> {
+        match (&reference.env, &reference.file) {
+            (Some(name), None) => self.variable(&name.0),
+            (None, Some(file)) => from_file(&file.0),
+            _ => Err("names no place or two; write {env: VARIABLE} or {file: PATH}".to_owned()),
+        }
+    }
+
+    fn forward(&mut self, file: ForwardFile) -> ForwardSettings {
+        let auth = file.auth.and_then(|auth| {
+            let user = auth.user.0;
+            if user.contains(':') {
+                let text = format!("{} has a colon, where the password begins; write another name", shown(&user));
+                self.wrong(Path::of(&[&"forward", &"auth", &"user"]), text);
+            }
+            let password = self.reference(&auth.password).and_then(|password| {
+                let wrong = "the password is empty; write one into the variable or file".to_owned();
+                if password.is_empty() { Err(wrong) } else { Ok(password) }
+            });
+            match password {
+                Ok(password) => Some((user, Secret::new(password))),
+                Err(text) => {
+                    self.wrong(Path::of(&[&"forward", &"auth", &"password"]), text);
+                    None
+                }
+            }
+        });
+        ForwardSettings { tunnels: file.tunnels, auth }
     }
 
     fn headers(&mut self, otlp: &OtlpFile) -> Vec<(String, Secret)> {

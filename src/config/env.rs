@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +66,21 @@ impl Environment {
             }
         }
     }
+}
+
+/// Where keytally keeps what it must find again: `$STATE_DIRECTORY` (systemd), `$XDG_STATE_HOME/keytally`,
+/// `~/.local/state/keytally`, else `/var/lib/keytally`.
+pub(super) fn state_dir(env: &Environment) -> PathBuf {
+    let get = |name| env.get(name).ok().flatten();
+    let absolute =
+        |path: String| Some(PathBuf::from(path)).filter(|path| path.is_absolute() && path.parent().is_some());
+    // Several are separated by colons; the first is the service's own.
+    let systemd =
+        get("STATE_DIRECTORY").and_then(|list| absolute(list.split(':').next().unwrap_or_default().to_owned()));
+    systemd
+        .or_else(|| get("XDG_STATE_HOME").and_then(absolute).map(|path| path.join("keytally")))
+        .or_else(|| get("HOME").and_then(absolute).map(|home| home.join(".local/state/keytally")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/keytally"))
 }
 
 /// The `KEYTALLY_*` variables.

@@ -15,10 +15,11 @@ use super::value::{
     Segment, Semconv, Span, Switch, Text, Usd,
 };
 use super::{
-    ANOMALY_MIN_USD_PER_HOUR, ANOMALY_RATIO, BIRTH_HOLD, CONNECT_TIMEOUT, HEADER_BYTES, IDLE_TIMEOUT, LEDGER_BYTES,
-    LEDGER_RETENTION, LIMIT_ACCOUNTS, LIMIT_CONNECTIONS, LIMIT_KEYS, LIMIT_MODELS, LISTEN_ADMIN, LISTEN_PROXY,
-    LogFormat, LogLevel, MAX_SERIES, NEW_KEY_USD_PER_HOUR, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol,
+    ANOMALY_MIN_USD_PER_HOUR, ANOMALY_RATIO, BIRTH_HOLD, CONNECT_TIMEOUT, HEADER_BYTES, IDLE_TIMEOUT, InterceptMode,
+    LEDGER_BYTES, LEDGER_RETENTION, LIMIT_ACCOUNTS, LIMIT_CONNECTIONS, LIMIT_KEYS, LIMIT_MODELS, LISTEN_ADMIN,
+    LISTEN_PROXY, LogFormat, LogLevel, MAX_SERIES, NEW_KEY_USD_PER_HOUR, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol,
     POOL_IDLE_TIMEOUT, SHUTDOWN_DRAIN, TAP_BYTES, TRACE_KEEP_SECONDS, TRACE_KEEP_USD, TRACE_SAMPLE, TraceProfile,
+    Tunnels,
 };
 use crate::call::{Fault, KeyPlace, Outcome, Protocol, Retry};
 
@@ -41,6 +42,7 @@ macro_rules! closed_sets {
 }
 closed_sets!(
     Fault,
+    InterceptMode,
     KeyPlace,
     LogFormat,
     LogLevel,
@@ -49,7 +51,8 @@ closed_sets!(
     Outcome,
     Protocol,
     Retry,
-    TraceProfile
+    TraceProfile,
+    Tunnels
 );
 
 /// The whole file. Every section may be left out.
@@ -101,6 +104,10 @@ pub struct File {
     /// Connections to providers.
     #[schemars(extend("x-restart" = true))]
     pub upstream: UpstreamFile,
+    /// TLS with applications: which connections to providers are opened, and by which certificate authority.
+    pub tls: TlsFile,
+    /// The forward proxy, for applications with `HTTPS_PROXY`.
+    pub forward: ForwardFile,
     /// How the process ends.
     pub shutdown: ShutdownFile,
     /// Logs, on standard error.
@@ -115,6 +122,9 @@ pub struct ListenFile {
     /// Applications send their calls here. On an address that is not loopback, keys cross the network unencrypted.
     #[schemars(extend("x-env" = "KEYTALLY_LISTEN"))]
     pub proxy: Address,
+    /// The same over TLS, for SDKs that refuse `http://`: `https://localhost:<port>/<provider>`, with a certificate of the
+    /// local CA. By name only, since the CA may not vouch for addresses.
+    pub proxy_tls: Option<Address>,
     /// Metrics, health and status. Prometheus in another pod needs an address that it can reach.
     #[schemars(extend("x-env" = "KEYTALLY_ADMIN"))]
     pub admin: Address,
@@ -125,7 +135,7 @@ pub struct ListenFile {
 
 impl Default for ListenFile {
     fn default() -> Self {
-        Self { proxy: Address(LISTEN_PROXY), admin: Address(LISTEN_ADMIN), callers: Switch(true) }
+        Self { proxy: Address(LISTEN_PROXY), proxy_tls: None, admin: Address(LISTEN_ADMIN), callers: Switch(true) }
     }
 }
 
@@ -555,6 +565,55 @@ impl Default for UpstreamFile {
             http2: Switch(true),
         }
     }
+}
+
+/// TLS with applications.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsFile {
+    /// Open TLS connections to providers that come through the forward proxy. `auto`: once there is a CA, and not of clients
+    /// that refuse its certificate. `on`: always, and the CA is made at start. `off`: never, they pass unread.
+    pub intercept: InterceptMode,
+    /// Directory of the local CA. If left out: `ca` in `$STATE_DIRECTORY`, `$XDG_STATE_HOME/keytally`,
+    /// `~/.local/state/keytally` or `/var/lib/keytally`, the first that is known.
+    pub ca_dir: Option<FilePath>,
+    /// Certificate of a CA of your own, PEM, those between it and its root after it. `ca_key` goes with it.
+    pub ca_certificate: Option<FilePath>,
+    /// Private key of that CA, PEM, PKCS #8.
+    pub ca_key: Option<FilePath>,
+}
+
+impl Default for TlsFile {
+    fn default() -> Self {
+        Self { intercept: InterceptMode::Auto, ca_dir: None, ca_certificate: None, ca_key: None }
+    }
+}
+
+/// The forward proxy.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ForwardFile {
+    /// Who may go through to hosts that are no provider's: clients on the same machine or pod (`loopback`, which includes
+    /// those that know the password), everybody (`any`), nobody (`off`).
+    pub tunnels: Tunnels,
+    /// User and password that every client must send. Asked for by the forward proxy only, not on base URLs.
+    pub auth: Option<ForwardAuthFile>,
+}
+
+impl Default for ForwardFile {
+    fn default() -> Self {
+        Self { tunnels: Tunnels::Loopback, auth: None }
+    }
+}
+
+/// User and password of the forward proxy.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardAuthFile {
+    /// User.
+    pub user: Name,
+    /// Password. Never written here: name the variable or the file that holds it.
+    pub password: ReferenceFile,
 }
 
 /// Shutdown.

@@ -129,6 +129,10 @@ pub struct Config {
     pub limits: LimitSettings,
     /// Connections to providers.
     pub upstream: UpstreamSettings,
+    /// TLS with applications.
+    pub tls: TlsSettings,
+    /// The forward proxy.
+    pub forward: ForwardSettings,
     /// How the process ends.
     pub shutdown: ShutdownSettings,
     /// Logs.
@@ -155,6 +159,8 @@ impl Default for Config {
 pub struct Listen {
     /// Calls come in here.
     pub proxy: SocketAddr,
+    /// The same over TLS; `None` for nowhere.
+    pub proxy_tls: Option<SocketAddr>,
     /// Metrics, health and status.
     pub admin: SocketAddr,
     /// Find out which process on this machine makes a call.
@@ -324,6 +330,50 @@ pub struct UpstreamSettings {
     pub proxy: UpstreamProxy,
     /// HTTP/2 is offered.
     pub http2: bool,
+}
+
+label_enum! {
+    /// Which TLS connections to providers are opened.
+    InterceptMode {
+        /// Those of clients that trust the local authority, once there is one.
+        Auto = "auto",
+        /// All; the authority is made at start.
+        On = "on",
+        /// None.
+        Off = "off",
+    }
+}
+
+/// TLS with applications.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TlsSettings {
+    /// Which connections are opened.
+    pub intercept: InterceptMode,
+    /// Where the local authority is kept.
+    pub ca_dir: PathBuf,
+    /// Certificate and key of an authority of the owner's, in place of the local one.
+    pub own_ca: Option<(PathBuf, PathBuf)>,
+}
+
+label_enum! {
+    /// Who may go through to hosts that are no provider's.
+    Tunnels {
+        /// Nobody.
+        Off = "off",
+        /// Clients on this machine, and those that know the password.
+        Loopback = "loopback",
+        /// Everybody.
+        Any = "any",
+    }
+}
+
+/// The forward proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForwardSettings {
+    /// Who may go through to hosts that are no provider's.
+    pub tunnels: Tunnels,
+    /// User and password that every client must send; `None`: none is asked for.
+    pub auth: Option<(String, Secret)>,
 }
 
 /// How the process ends.

@@ -31,7 +31,7 @@ fn problems_with(text: &str, env: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn without_a_file_the_defaults_hold() {
     let config = Config::default();
-    assert_eq!(config.listen, Listen { proxy: LISTEN_PROXY, admin: LISTEN_ADMIN, callers: true });
+    assert_eq!(config.listen, Listen { proxy: LISTEN_PROXY, proxy_tls: None, admin: LISTEN_ADMIN, callers: true });
     assert_eq!(config.trace.sample, 1.0);
     assert_eq!(config.trace.keep_usd, Money::parse("0.5").unwrap());
     assert_eq!(config.trace.keep_duration, Duration::from_secs(60));
@@ -52,12 +52,18 @@ fn each_mistake_says_where_what_and_what_would_be_right() {
             "- a",
             "f.yaml:1:1: the file: not a mapping; write its settings as name: value (listen, providers, keys, \
                  key_defaults, prices, rules, accounts, fingerprint, labels, usage, export, ledger, trace, metrics, limits, \
-                 upstream, shutdown, log)",
+                 upstream, tls, forward, shutdown, log)",
         ),
         ("lissten: {}", "f.yaml:1:1: lissten: unknown setting; did you mean listen?"),
         ("birth_hold: 5s", "f.yaml:1:1: birth_hold: unknown setting here; did you mean metrics.birth_hold?"),
-        ("listen:\n  port: 1", "f.yaml:2:3: listen.port: unknown setting; known here: proxy, admin, callers"),
-        ("listen: [1]", "f.yaml:1:9: listen: not a mapping; write its settings as name: value (proxy, admin, callers)"),
+        (
+            "listen:\n  port: 1",
+            "f.yaml:2:3: listen.port: unknown setting; known here: proxy, proxy_tls, admin, callers",
+        ),
+        (
+            "listen: [1]",
+            "f.yaml:1:9: listen: not a mapping; write its settings as name: value (proxy, proxy_tls, admin, callers)",
+        ),
         (
             "listen: {proxy: 4141}",
             "f.yaml:1:17: listen.proxy = \"4141\": not an address; write IP address and port, for \

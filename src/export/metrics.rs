@@ -17,6 +17,7 @@ mod limits;
 mod series;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -27,11 +28,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub use collect::{HistView, Visitor};
 pub use encode::Format;
 pub use families::{
-    ALL as FAMILIES, BilledUnit, BodyDirection, Bound, BudgetPeriod, CallResult, DropReason, Family, Kind,
-    OverflowLabel, Phase, PricingStatus, Side, Signal, Stability, TokenDirection, TunnelReason,
+    ALL as FAMILIES, BilledUnit, BodyDirection, Bound, BudgetPeriod, CallResult, DropReason, Family, ForwardRefusal,
+    HandshakeEnd, Kind, OverflowLabel, Phase, PricingStatus, Side, Signal, Stability, TokenDirection, Unread,
 };
 pub use keys::{KeyStatus, Verdict, rfc3339};
 pub use series::Exemplar;
+pub use tunnels::Tunnel;
 
 use crate::call::{CallRecord, Fingerprint, Unreadable};
 use crate::meter::KeyEntry;
@@ -40,6 +42,7 @@ use families::OVERHEAD_BUCKETS;
 use keys::Key;
 use limits::Limits;
 use series::{Budget, Hist, Labels, OTHER, ShardMap, Tier, as_nanos, lock};
+use tunnels::Tunnels;
 
 /// The published list of metrics: name, type, unit, labels and their values, stability.
 pub const LIST: &str = include_str!("metrics/metrics.yaml");
@@ -51,7 +54,7 @@ const FIXED_ACCOUNTS: &[&str] = &[keys::UNKNOWN, OTHER];
 /// Providers are rows of the catalogue and of the configuration; this only backs that.
 const MAX_PROVIDERS: usize = 250;
 /// Series that exist from the start.
-const OWN_SERIES: usize = 70;
+const OWN_SERIES: usize = 82;
 /// Expired limits are looked for at most this often outside of scrapes.
 const SWEEP_EVERY: u64 = 10_000_000_000;
 
@@ -129,7 +132,9 @@ struct Inner {
 
 /// What the sidecar says of itself.
 struct Own {
-    tunnelled: [AtomicU64; TunnelReason::ALL.len()],
+    tunnelled: [AtomicU64; Unread::ALL.len()],
+    forward_refused: [AtomicU64; ForwardRefusal::ALL.len()],
+    handshakes: [AtomicU64; HandshakeEnd::ALL.len()],
     dropped: [[AtomicU64; DropReason::ALL.len()]; Signal::ALL.len()],
     queue: [AtomicU64; Signal::ALL.len()],
     tap: [AtomicU64; Unreadable::ALL.len()],
@@ -233,6 +238,8 @@ impl Metrics {
             configured: RwLock::default(),
             own: Own {
                 tunnelled: Default::default(),
+                forward_refused: Default::default(),
+                handshakes: Default::default(),
                 dropped: Default::default(),
                 queue: Default::default(),
                 tap: Default::default(),
@@ -341,9 +348,27 @@ impl Metrics {
         self.0.own.queue[signal as usize].store(n as u64, Ordering::Relaxed);
     }
 
-    /// Counts a connection that passed unread.
-    pub fn tunnelled(&self, reason: TunnelReason) {
-        self.0.own.tunnelled[reason as usize].fetch_add(1, Ordering::Relaxed);
+    /// Counts a connection to this provider, or to `other`, that passes unread; it is open until the guard is dropped.
+    pub fn tunnel(&self, reason: Unread, provider: &str) -> Tunnel {
+        let inner = &*self.0;
+        inner.own.tunnelled[reason as usize].fetch_add(1, Ordering::Relaxed);
+        let mut entry = inner.provider(&inner.provider_name(provider));
+        if !entry.tunnels.admit(inner.now(), entry.tier, &inner.budget) {
+            inner.overflow(OverflowLabel::Series);
+            entry = inner.provider(&inner.other);
+            entry.tunnels.admit(inner.now(), entry.tier, &inner.budget);
+        }
+        Tunnel::new(entry)
+    }
+
+    /// Counts a forward-proxy request that was refused.
+    pub fn forward_refused(&self, reason: ForwardRefusal) {
+        self.0.own.forward_refused[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a TLS handshake with an application.
+    pub fn handshake(&self, end: HandshakeEnd) {
+        self.0.own.handshakes[end as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a call whose usage could not be read and that makes no record; [`Metrics::observe`] counts the others.
@@ -575,6 +600,7 @@ impl Inner {
                         provider: provider.clone(),
                         tier,
                         in_flight: AtomicI64::new(0),
+                        tunnels: Tunnels::default(),
                         state: Mutex::default(),
                     })
                 })

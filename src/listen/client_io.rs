@@ -17,7 +17,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::caller::{Answer, socket};
 
@@ -49,9 +48,10 @@ pub struct Ends {
     pub local: SocketAddr,
 }
 
-/// The application's socket.
-pub struct ClientIo {
-    stream: TcpStream,
+/// The application's socket, or what is spoken over it.
+pub struct ClientIo<S> {
+    stream: S,
+    /// The socket's own.
     ends: Ends,
     state: Arc<ClientState>,
     /// The application has finished sending and still listens.
@@ -128,11 +128,16 @@ impl Ends {
     }
 }
 
-impl ClientIo {
-    /// Wraps an accepted socket. `caller` is what is being found out about the application.
-    pub fn new(stream: TcpStream, ends: Ends, caller: Option<Answer>) -> (Self, Arc<ClientState>) {
+impl<S> ClientIo<S> {
+    /// Wraps an accepted socket, or what is spoken over it. `caller` is what is being found out about the application.
+    pub fn new(stream: S, ends: Ends, caller: Option<Answer>) -> (Self, Arc<ClientState>) {
         let state = Arc::new(ClientState { caller, ..ClientState::default() });
         (Self { stream, ends, state: Arc::clone(&state), half_closed: false, end_held: false }, state)
+    }
+
+    /// The socket alone, once HTTP has ended on it.
+    pub fn into_inner(self) -> S {
+        self.stream
     }
 
     fn answering(&self) -> bool {
@@ -146,7 +151,7 @@ impl ClientIo {
     }
 }
 
-impl AsyncRead for ClientIo {
+impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.half_closed {
             let before = buf.filled().len();
@@ -172,7 +177,7 @@ impl AsyncRead for ClientIo {
     }
 }
 
-impl AsyncWrite for ClientIo {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -225,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn a_shut_half_is_told_from_a_closed_socket() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (_server, peer) = listener.accept().await.unwrap();
         let ends = Ends { peer, local: listener.local_addr().unwrap() };
         let client = client.into_std().unwrap();

@@ -1,46 +1,57 @@
-//! Stage 1: accepts connections on the proxy port and serves HTTP/1.1 and HTTP/2 (prior knowledge) on them.
+//! Stage 1: accepts connections, and serves HTTP/1.1 and HTTP/2 (prior knowledge, or as TLS agreed) on them.
+//!
+//! Beside it: what a connection begins with ([`client_hello`]), the local authority and its certificates ([`ca`],
+//! [`permitted`], [`leaf`]), TLS with applications ([`tls`]) and blind tunnels ([`tunnel`]).
 //!
 //! Bounds: at most `connections` at a time (a further one waits in the kernel's queue), head of a request at most
 //! `header_bytes` (a longer one is answered with 431). One bad connection never ends the loop. On shutdown the socket
 //! stops accepting, idle connections close, calls in flight end by themselves.
 
+pub mod ca;
 mod caller;
+pub mod client_hello;
 mod client_io;
 mod inherited;
+pub mod leaf;
+pub mod permitted;
+pub mod tls;
+pub mod tunnel;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::Scheme;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use crate::call::Way;
 pub use caller::{Answer, Callers};
 pub use client_io::{Answering, ClientIo, ClientState, Ends};
 pub use inherited::Inherited;
 
-/// Bounds of the proxy port.
+/// Bounds of a port.
 #[derive(Clone)]
 pub struct ListenSettings {
-    /// Connections served at a time.
-    pub connections: usize,
+    /// Connections served at a time, by all ports together.
+    pub connections: Arc<Semaphore>,
     /// Most bytes of a request's head.
     pub header_bytes: usize,
     /// Finds out which processes call; `None` when nobody wants to know.
     pub callers: Option<Callers>,
 }
 
-/// What the port is asked to do; only ever goes forward.
+/// What the ports are asked to do; only ever goes forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Accept and serve.
@@ -51,15 +62,39 @@ pub enum Phase {
     CutOff,
 }
 
+/// An accepted connection.
+#[derive(Clone)]
+pub struct Arrival {
+    /// The addresses of its socket.
+    pub ends: Ends,
+    /// Which process it comes from, if that is being found out.
+    pub caller: Option<Answer>,
+    /// For as long as something goes on over it.
+    pub hold: Hold,
+}
+
 /// What is known of the connection that a request came on.
 #[derive(Clone)]
 pub struct Peer {
-    /// The application's end.
-    pub address: SocketAddr,
+    /// The connection.
+    pub arrival: Arrival,
     /// Tells the connection when a call on it waits for its answer.
     pub client: Arc<ClientState>,
-    /// For what goes on after HTTP has ended on the connection.
-    pub hold: Hold,
+    /// Where its requests go, when the connection itself tells; `None` on the base-URL port, where each request does.
+    pub origin: Option<Origin>,
+}
+
+/// The server that an application means to speak to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Plain or TLS, as the application speaks.
+    pub scheme: Scheme,
+    /// Lower case.
+    pub host: Arc<str>,
+    /// Its port.
+    pub port: u16,
+    /// How the connection came.
+    pub way: Way,
 }
 
 /// Counts its connection as open for as long as one clone lives, and tells when it is to end at once.
@@ -76,36 +111,31 @@ impl Hold {
     }
 }
 
-/// Serves `listener` until `phases` says otherwise, then until the last connection (upgraded ones too) has ended.
+/// Accepts connections until `phases` says otherwise, then waits until the last one (upgraded ones too) has ended.
 ///
-/// `handle` answers one request; it is called once a request and may run many times at once. `opened` makes a guard that
-/// lives as long as a connection.
-pub async fn serve<H, F, B, G>(
+/// `serve` serves one connection, on a task of its own. `opened` makes a guard that lives as long as a connection.
+pub async fn accept<S, F, G>(
     listener: TcpListener,
     settings: &ListenSettings,
     mut phases: watch::Receiver<Phase>,
     opened: impl Fn() -> G,
-    handle: H,
+    serve: S,
 ) where
-    H: Fn(Request<Incoming>, Peer) -> F + Clone + Send + 'static,
-    F: Future<Output = Response<B>> + Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: Fn(TcpStream, Arrival) -> F,
+    F: Future<Output = ()> + Send + 'static,
     G: Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(settings.connections));
-    let builder = Arc::new(server(settings));
     let (all_closed_tx, mut all_closed) = tokio::sync::mpsc::channel::<()>(1);
     loop {
         let accepted = tokio::select! {
             biased;
             () = reached(&mut phases, Phase::Draining) => break,
             accepted = async {
-                let permit = Arc::clone(&permits).acquire_owned().await;
+                let permit = Arc::clone(&settings.connections).acquire_owned().await;
                 (permit, listener.accept().await)
             } => accepted,
         };
-        let (permit, (stream, address)) = match accepted {
+        let (permit, (stream, peer)) = match accepted {
             (Ok(permit), Ok(accepted)) => (permit, accepted),
             (Err(_), _) => break,
             (_, Err(error)) => {
@@ -116,57 +146,65 @@ pub async fn serve<H, F, B, G>(
         let _ = stream.set_nodelay(true);
         // A connection that is gone already has no local address any more.
         let Ok(local) = stream.local_addr() else { continue };
-        let ends = Ends { peer: address, local };
+        let ends = Ends { peer, local };
         let callers = settings.callers.as_ref().filter(|_| ends.is_local());
         let caller = callers.map(|callers| callers.ask(ends));
-        let (io, client) = ClientIo::new(stream, ends, caller);
         // A mutex only because the guard need not be `Sync`.
         let counted = Arc::new(Mutex::new((permit, opened(), all_closed_tx.clone())));
         let hold = Hold { phases: phases.clone(), _counted: counted };
-        let peer = Peer { address, client: Arc::clone(&client), hold: hold.clone() };
-        let (handle, builder, mut phases) = (handle.clone(), Arc::clone(&builder), phases.clone());
-        tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let answer = handle(request, peer.clone());
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
-            if let Err(error) = serve_connection(&builder, io, service, &client, &mut phases).await {
-                tracing::debug!(%address, error = %crate::upstream::chain(&*error), "connection ended early");
-            }
-            // Only now: the calls on the connection have ended with it.
-            drop(hold);
-        });
+        tokio::spawn(serve(stream, Arrival { ends, caller, hold }));
     }
     drop(listener);
     drop(all_closed_tx);
     let _ = all_closed.recv().await;
 }
 
-/// Serves one connection to its end, or until calls are cut off.
-async fn serve_connection<S, B>(
-    builder: &auto::Builder<TokioExecutor>,
-    io: ClientIo,
-    service: S,
-    client: &ClientState,
-    phases: &mut watch::Receiver<Phase>,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
-    tokio::select! {
-        served = connection.as_mut() => return served,
-        () = reached(phases, Phase::Draining) => connection.as_mut().graceful_shutdown(),
+/// Serves HTTP on connections.
+pub struct HttpServer(auto::Builder<TokioExecutor>);
+
+impl HttpServer {
+    /// With these bounds.
+    pub fn new(settings: &ListenSettings) -> Self {
+        Self(server(settings))
     }
-    tokio::select! {
-        served = connection.as_mut() => served,
-        () = reached(phases, Phase::CutOff) => {
+
+    /// Serves one connection to its end, or until calls are cut off. `handle` answers one request and may run many times
+    /// at once. `origin`: see [`Peer::origin`].
+    pub async fn serve<I, H, F, B>(&self, io: I, arrival: Arrival, origin: Option<Origin>, handle: H)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        H: Fn(Request<Incoming>, Peer) -> F + Send + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (io, client) = ClientIo::new(io, arrival.ends, arrival.caller.clone());
+        let (address, mut phases) = (arrival.ends.peer, arrival.hold.phases.clone());
+        let peer = Peer { arrival, client: Arc::clone(&client), origin };
+        // Dropped last: the calls on the connection end with it.
+        let _hold = peer.arrival.hold.clone();
+        let service = service_fn(move |request| {
+            let answer = handle(request, peer.clone());
+            async move { Ok::<_, Infallible>(answer.await) }
+        });
+        let mut connection = pin!(self.0.serve_connection_with_upgrades(TokioIo::new(io), service));
+        let served = tokio::select! {
+            served = connection.as_mut() => Some(served),
+            () = reached(&mut phases, Phase::Draining) => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    served = connection.as_mut() => Some(served),
+                    () = reached(&mut phases, Phase::CutOff) => None,
+                }
+            }
+        };
+        match served {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                tracing::debug!(%address, error = %crate::upstream::chain(&*error), "connection ended early");
+            }
             // The calls on it are dropped with it, and must not be taken for cancelled ones.
-            client.cut_off();
-            Ok(())
+            None => client.cut_off(),
         }
     }
 }

@@ -111,6 +111,7 @@ pub fn why_not_billed(facts: &CallFacts, repeated: bool, usage: &Usage, parts: &
         | GeneratedError::Proxy
         | GeneratedError::BadRequest
         | GeneratedError::UnknownPrefix
+        | GeneratedError::Forbidden
         | GeneratedError::Overloaded
         | GeneratedError::Internal => true,
     });

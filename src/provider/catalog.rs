@@ -241,7 +241,8 @@ pub(super) fn providers(overrides: &[ProviderOverride]) -> Result<Vec<Provider>,
                 continue;
             }
             None => {
-                providers.push(new_provider(&tables, &change.id, change.protocol.unwrap_or(Protocol::OpenaiChat)));
+                let limits = tables.limit_styles.get("generic").cloned().unwrap_or_default();
+                providers.push(new_provider(limits, &change.id, change.protocol.unwrap_or(Protocol::OpenaiChat)));
                 providers.last_mut().expect("just pushed")
             }
         };
@@ -304,8 +305,13 @@ fn embedded() -> Result<(Tables, Vec<Provider>), String> {
     Ok((tables, providers))
 }
 
+/// Stands for every host that is no provider's.
+pub(super) fn other() -> Provider {
+    Provider { name: "the server".into(), ..new_provider(Arc::default(), "other", Protocol::Opaque) }
+}
+
 /// A provider that only config knows, without its endpoint.
-fn new_provider(tables: &Tables, id: &str, protocol: Protocol) -> Provider {
+fn new_provider(limits: Arc<LimitStyle>, id: &str, protocol: Protocol) -> Provider {
     let id: Arc<str> = id.into();
     Provider {
         name: id.clone(),
@@ -331,7 +337,7 @@ fn new_provider(tables: &Tables, id: &str, protocol: Protocol) -> Provider {
         account_headers: Vec::new(),
         account_request_headers: Vec::new(),
         keep_headers: Vec::new(),
-        limits: tables.limit_styles.get("generic").cloned().unwrap_or_default(),
+        limits,
         error_shape: ErrorShape::of_protocol(protocol).unwrap_or_default(),
         docs: "".into(),
         ca_file: None,

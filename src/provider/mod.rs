@@ -51,6 +51,8 @@ pub struct Catalog {
     /// Patterns, in catalogue order.
     patterns: Vec<(HostPattern, At)>,
     known: Arc<[Box<str>]>,
+    /// See [`Catalog::other`].
+    other: Arc<Provider>,
 }
 
 /// An endpoint of a provider, by index, on one port or on any.
@@ -117,8 +119,14 @@ impl Catalog {
     /// Everything that is wrong, each with the index, id and field of its entry.
     pub fn build(overrides: &[ProviderOverride]) -> Result<Self, Vec<CatalogError>> {
         let providers: Vec<_> = catalog::providers(overrides)?.into_iter().map(Arc::new).collect();
-        let mut catalog =
-            Self { providers, prefixes: HashMap::new(), hosts: HashMap::new(), patterns: Vec::new(), known: [].into() };
+        let mut catalog = Self {
+            providers,
+            prefixes: HashMap::new(),
+            hosts: HashMap::new(),
+            patterns: Vec::new(),
+            known: [].into(),
+            other: Arc::new(catalog::other()),
+        };
         for (p, provider) in catalog.providers.iter().enumerate() {
             for (e, endpoint) in provider.endpoints.iter().enumerate() {
                 for prefix in &endpoint.prefixes {
@@ -179,19 +187,24 @@ impl Catalog {
         Ok(recognize(provider, endpoint, method, rest, query, target, &endpoint.base_path))
     }
 
-    /// Reads a request whose host is known (forward proxy, redirect). The path goes upstream as it is.
-    pub fn recognize_host(&self, host: &str, port: u16, method: &Method, path_and_query: &str) -> Option<Match> {
-        let host = host.strip_suffix('.').unwrap_or(host);
-        let lower = match host.bytes().any(|b| b.is_ascii_uppercase()) {
-            true => Cow::Owned(host.to_ascii_lowercase()),
-            false => Cow::Borrowed(host),
-        };
-        let name = one_loopback(&lower);
+    /// The provider whose host this is.
+    pub fn of_host(&self, host: &str, port: u16) -> Option<&Arc<Provider>> {
+        self.at_host(&plain_host(host), port).map(|at| &self.providers[at.provider])
+    }
+
+    fn at_host(&self, lower: &str, port: u16) -> Option<&At> {
+        let name = one_loopback(lower);
         let is_port = |at: &At| at.port.is_none_or(|own| own == port);
         let exact = self.hosts.get(name).and_then(|found| found.iter().find(|at| is_port(at)));
         let by_pattern =
             || self.patterns.iter().find(|(pattern, at)| is_port(at) && pattern.matches(name)).map(|(_, at)| at);
-        let at = exact.or_else(by_pattern)?;
+        exact.or_else(by_pattern)
+    }
+
+    /// Reads a request whose host is known (forward proxy, redirect). The path goes upstream as it is.
+    pub fn recognize_host(&self, host: &str, port: u16, method: &Method, path_and_query: &str) -> Option<Match> {
+        let lower = plain_host(host);
+        let at = self.at_host(&lower, port)?;
         let provider = &self.providers[at.provider];
         let endpoint = &provider.endpoints[at.endpoint];
         let scheme = match port {
@@ -208,6 +221,25 @@ impl Catalog {
         let mut found = recognize(provider, endpoint, method, below.unwrap_or(path), query, (scheme, host, port), "");
         path_and_query.clone_into(&mut found.path_and_query);
         Some(found)
+    }
+
+    /// Stands for every host that is no provider's: passed on, and not looked into.
+    pub fn other(&self, (scheme, host, port): (Scheme, Arc<str>, u16), path_and_query: &str) -> Match {
+        Match {
+            provider: Arc::clone(&self.other),
+            operation: Operation::Other,
+            protocol: Protocol::Opaque,
+            billed: false,
+            repeats_usage: false,
+            url_model: None,
+            stream: None,
+            account: None,
+            price_as: None,
+            scheme,
+            host,
+            port,
+            path_and_query: path_and_query.to_owned(),
+        }
     }
 
     /// The path on the proxy port that stands for `url`, `/<prefix>[/<parameter>]<path>`, without a final slash: a request
@@ -263,6 +295,15 @@ impl Catalog {
              API>, where <{name}> has only letters, digits and hyphens"
         );
         NotRecognized { message, known: self.known.clone() }
+    }
+}
+
+/// Lower case, without a final dot.
+fn plain_host(host: &str) -> Cow<'_, str> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    match host.bytes().any(|b| b.is_ascii_uppercase()) {
+        true => Cow::Owned(host.to_ascii_lowercase()),
+        false => Cow::Borrowed(host),
     }
 }
 

@@ -132,6 +132,7 @@ fn status_of(why: GeneratedError) -> StatusCode {
     match why {
         GeneratedError::ConnectTimeout | GeneratedError::ReadTimeout => StatusCode::GATEWAY_TIMEOUT,
         GeneratedError::UnknownPrefix => StatusCode::NOT_FOUND,
+        GeneratedError::Forbidden => StatusCode::FORBIDDEN,
         GeneratedError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
         GeneratedError::Dns
         | GeneratedError::Connect
@@ -167,6 +168,9 @@ fn explain(why: GeneratedError) -> (&'static str, &'static str) {
         }
         GeneratedError::UnknownPrefix => {
             ("the path names no known provider", "write /<prefix>/<path of the provider's API>")
+        }
+        GeneratedError::Forbidden => {
+            ("nobody is connected there through keytally", "call it directly: name it in NO_PROXY")
         }
         GeneratedError::Overloaded => ("too many calls at once", "retry with backoff, or raise limits.connections"),
         GeneratedError::Internal => ("a fault of keytally itself", "retry, and report it with keytally's log"),
@@ -253,6 +257,7 @@ mod tests {
             let expected = match why.as_str() {
                 "connect_timeout" | "read_timeout" => 504,
                 "unknown_prefix" => 404,
+                "forbidden_target" => 403,
                 "overloaded" => 503,
                 _ => 502,
             };

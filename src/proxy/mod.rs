@@ -1,10 +1,14 @@
 //! The spine: one request, from left to right. Recognize, read the key, tap the request, send it on, tap the answer.
 //!
 //! Changes nothing but `Host` and the headers of this hop. Answers itself only when nobody else can: an unknown prefix,
-//! a provider that cannot be reached; such an answer says so in `x-keytally-error` and in its body.
+//! a provider that cannot be reached; such an answer says so in `x-keytally-error` and in its body. [`forward`] and
+//! [`intercept`] are the other ways in.
 
+pub mod forward;
 mod headers;
+pub mod intercept;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,11 +19,14 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::call::{
-    CallFacts, CallId, End, GeneratedError, KeyFacts, Operation, Protocol, Reply, RequestFacts, ResponseFacts, Timing,
-    Way,
+    CallFacts, CallId, End, ForwardRefusal, GeneratedError, HandshakeEnd, KeyFacts, Operation, Protocol, Reply,
+    RequestFacts, ResponseFacts, Timing, Unread, Way,
 };
+use crate::config::Tunnels;
 use crate::export::{Propagation, read_trace_context};
-use crate::listen::{ClientState, Peer};
+use crate::listen::tls::Interception;
+use crate::listen::tunnel::Count;
+use crate::listen::{ClientState, HttpServer, Origin, Peer};
 use crate::protocol::{Decoder, ReplyHint, family};
 use crate::provider::{Catalog, Match, UsageInStream, generated_error, keep_response_headers, read_key};
 use crate::tap::inject::{self, HideUsage};
@@ -27,6 +34,8 @@ use crate::tap::{
     AnswerBody, CancelGuard, ContinueGate, Decompressor, OpenCall, RequestBody, RequestTap, Sink, tunnel,
 };
 use crate::upstream::{FreshConnection, Upstream, UpstreamError};
+use forward::ProxyPassword;
+pub use intercept::Target;
 
 /// Header on answers that keytally made itself; its value is the reason.
 pub const GENERATED_HEADER: &str = "x-keytally-error";
@@ -64,6 +73,12 @@ pub struct Snapshot {
     pub strip_context: bool,
     /// `trace.url`: keep the address of a call, without its query.
     pub keep_url: bool,
+    /// Which connections are opened.
+    pub intercept: Arc<Interception>,
+    /// Who may go through to hosts that are no provider's.
+    pub tunnels: Tunnels,
+    /// What forward-proxy clients must know.
+    pub password: Option<ProxyPassword>,
 }
 
 /// Upstream clients: one for all providers, and one for each that names its own certificate authority.
@@ -72,27 +87,69 @@ pub struct Upstreams {
     pub shared: Arc<Upstream<RequestBody>>,
     /// By provider id.
     pub own: Vec<(Arc<str>, Arc<Upstream<RequestBody>>)>,
+    /// For hosts that are no provider's, asked for by clients on this machine.
+    pub local: Upstream<RequestBody>,
+    /// The same for other clients.
+    pub remote: Upstream<RequestBody>,
 }
 
-/// Makes the guard that counts a call as in flight at the provider of this id.
-type CountInFlight = Box<dyn Fn(&Arc<str>) -> Box<dyn Send> + Send + Sync>;
+/// Takes note of what no call record tells.
+pub trait Watch: Send + Sync {
+    /// A call at the provider of this id is open for as long as what is returned lives.
+    fn in_flight(&self, provider: &Arc<str>) -> Box<dyn Send>;
+    /// A connection to this provider, or to `other`, passes unread for as long as what is returned lives.
+    fn unread(&self, why: Unread, provider: &str) -> Arc<dyn Count>;
+    /// A forward-proxy request was refused.
+    fn refused(&self, why: ForwardRefusal);
+    /// A TLS handshake with an application has ended.
+    fn handshake(&self, end: HandshakeEnd);
+}
 
 /// Answers requests on the proxy port.
 pub struct Proxy {
     snapshot: ArcSwap<Snapshot>,
     sink: Arc<dyn Sink>,
-    /// Makes the guard that counts a call as in flight at a provider.
-    in_flight: CountInFlight,
+    watch: Arc<dyn Watch>,
+    server: Arc<HttpServer>,
+    /// Our own ports: nobody is connected to them through us.
+    listeners: Arc<[SocketAddr]>,
+}
+
+/// Where one request goes, and what is noted of it.
+struct Course<'s> {
+    found: Match,
+    way: Way,
+    /// Its key is read, its bodies are looked at.
+    metered: bool,
+    upstream: &'s Upstream<RequestBody>,
+    sink: Arc<dyn Sink>,
+    /// Lives as long as the call.
+    guard: Box<dyn Send>,
+}
+
+impl<'s> Course<'s> {
+    fn of_provider(proxy: &Proxy, found: Match, way: Way, snapshot: &'s Snapshot) -> Self {
+        Self {
+            way,
+            metered: true,
+            upstream: snapshot.upstream.of(&found.provider.id),
+            sink: Arc::clone(&proxy.sink),
+            guard: proxy.watch.in_flight(&found.provider.id),
+            found,
+        }
+    }
 }
 
 impl Proxy {
-    /// `in_flight` makes a guard that lives as long as a call at the provider it is given.
+    /// `listeners` are all ports of this process; `server` serves HTTP on connections that are opened.
     pub fn new(
         snapshot: Snapshot,
         sink: Arc<dyn Sink>,
-        in_flight: impl Fn(&Arc<str>) -> Box<dyn Send> + Send + Sync + 'static,
+        watch: Arc<dyn Watch>,
+        server: Arc<HttpServer>,
+        listeners: Arc<[SocketAddr]>,
     ) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), sink, in_flight: Box::new(in_flight) }
+        Self { snapshot: ArcSwap::from_pointee(snapshot), sink, watch, server, listeners }
     }
 
     /// Calls that begin from now on see this snapshot.
@@ -109,14 +166,22 @@ impl Proxy {
     pub async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<AnswerBody> {
         let started = Instant::now();
         let snapshot = self.snapshot.load_full();
-        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-        if request.method() == Method::CONNECT
-            || (request.uri().host().is_some() && request.version() < Version::HTTP_2)
-        {
-            return self.refuse(&snapshot, &request, &peer, started, not_a_proxy());
+        if let Some(origin) = peer.origin.clone() {
+            return self.at_origin(&snapshot, origin, request, peer, started).await;
         }
+        if request.method() == Method::CONNECT {
+            return self.connect(&snapshot, request, peer).await;
+        }
+        // HTTP/2 always names the host: there it is ours.
+        if request.uri().host().is_some() && request.version() < Version::HTTP_2 {
+            return self.absolute_form(&snapshot, request, peer, started).await;
+        }
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         match snapshot.catalog.recognize_base_url(request.method(), target) {
-            Ok(found) => self.forward(&snapshot, found, request, peer, started).await,
+            Ok(found) => {
+                let course = Course::of_provider(&self, found, Way::BaseUrl, &snapshot);
+                self.forward(&snapshot, course, request, peer, started).await
+            }
             Err(unknown) => {
                 let refusal =
                     Refusal { status: StatusCode::NOT_FOUND, why: GeneratedError::UnknownPrefix, body: unknown.body() };
@@ -125,29 +190,60 @@ impl Proxy {
         }
     }
 
+    /// A request on a connection that was made to a provider's host.
+    async fn at_origin(
+        &self,
+        snapshot: &Snapshot,
+        origin: Origin,
+        request: Request<Incoming>,
+        peer: Peer,
+        started: Instant,
+    ) -> Response<AnswerBody> {
+        let header = || text(request.headers(), &HOST).and_then(|host| host.parse::<http::uri::Authority>().ok());
+        let asked = request.uri().authority().cloned().or_else(header);
+        let is_other = |asked: &http::uri::Authority| !asked.host().eq_ignore_ascii_case(&origin.host);
+        if asked.as_ref().is_some_and(is_other) || request.method() == Method::CONNECT {
+            return self.refuse(snapshot, &request, &peer, started, misdirected());
+        }
+        let path = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        let found = snapshot.catalog.recognize_host(&origin.host, origin.port, request.method(), path);
+        // The configuration may have forgotten it meanwhile.
+        let mut found = found.unwrap_or_else(|| {
+            snapshot.catalog.other((origin.scheme.clone(), Arc::clone(&origin.host), origin.port), path)
+        });
+        found.scheme = origin.scheme;
+        let course = Course::of_provider(self, found, origin.way, snapshot);
+        self.forward(snapshot, course, request, peer, started).await
+    }
+
     async fn forward(
         &self,
         snapshot: &Snapshot,
-        found: Match,
+        course: Course<'_>,
         mut request: Request<Incoming>,
         peer: Peer,
         started: Instant,
     ) -> Response<AnswerBody> {
+        let Course { found, way, metered, upstream, sink, guard } = course;
         let upgrade = headers::upgrade_protocol(request.headers()).filter(|_| request.version() == Version::HTTP_11);
         let application = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
         let original_target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        let key = read_key(&found, &parts.method, &parts.headers, original_target, &snapshot.salt);
-        let facts = open_facts(snapshot, &parts.method, &parts.headers, &found, key);
-        let tap = RequestTap::new(
-            found.protocol,
-            text(&parts.headers, &CONTENT_TYPE),
-            text(&parts.headers, &CONTENT_ENCODING),
-        );
-        let guard = (self.in_flight)(&found.provider.id);
+        let key = match metered {
+            true => read_key(&found, &parts.method, &parts.headers, original_target, &snapshot.salt),
+            false => KeyFacts::default(),
+        };
+        let facts = open_facts(snapshot, &parts.method, &parts.headers, &found, key, way);
+        let tap = metered.then(|| {
+            RequestTap::new(
+                found.protocol,
+                text(&parts.headers, &CONTENT_TYPE),
+                text(&parts.headers, &CONTENT_ENCODING),
+            )
+        });
         let client = Arc::clone(&peer.client);
         let provider = Some(Arc::clone(&found.provider));
-        let call = OpenCall::new(facts, started, Some(tap), provider, client, Arc::clone(&self.sink), guard);
+        let call = OpenCall::new(facts, started, tap, provider, client, sink, guard);
 
         if let Err(error) = readdress(&mut parts, &found, upgrade, snapshot.strip_context) {
             return generated(&call, &found, GeneratedError::BadRequest, &error);
@@ -155,7 +251,7 @@ impl Proxy {
         let gate = headers::has_token(&parts.headers, &EXPECT, "100-continue").then(Arc::<ContinueGate>::default);
         let is_upgrade = application.is_some();
         let mut hide = None;
-        let body = if snapshot.inject_usage && may_ask_for_usage(&found, &parts) {
+        let body = if metered && snapshot.inject_usage && may_ask_for_usage(&found, &parts) {
             let Ok(original) = body.collect().await.map(|body| body.to_bytes()) else {
                 call.finish(End::ClientCancelled, Reply::default(), |_| ());
                 return own_answer(StatusCode::BAD_REQUEST, GeneratedError::BadRequest, Vec::new());
@@ -181,7 +277,6 @@ impl Proxy {
 
         call.handed_over();
         let cancelled = CancelGuard::new(Arc::clone(&call));
-        let upstream = snapshot.upstream.of(&found.provider.id);
         let sent = send(upstream, request, is_upgrade, &call, snapshot.idle_timeout).await;
         cancelled.disarm();
         match sent {
@@ -208,7 +303,7 @@ impl Proxy {
     ) -> Response<AnswerBody> {
         let facts = CallFacts {
             request: RequestFacts { method: method_name(request.method()), ..RequestFacts::default() },
-            ..blank_facts(snapshot, request.headers())
+            ..blank_facts(snapshot, request.headers(), peer.origin.as_ref().map_or(Way::BaseUrl, |origin| origin.way))
         };
         let call =
             OpenCall::new(facts, started, None, None, Arc::clone(&peer.client), Arc::clone(&self.sink), Box::new(()));
@@ -259,7 +354,7 @@ fn pass_on(
                 () = joined => {}
                 // What is dropped here is the tunnel, which then ends its call as cut off.
                 () = async {
-                    peer.hold.cut_off().await;
+                    peer.arrival.hold.cut_off().await;
                     peer.client.cut_off();
                 } => {}
             }
@@ -339,7 +434,14 @@ fn may_ask_for_usage(found: &Match, parts: &http::request::Parts) -> bool {
         && length.is_some_and(|length| length <= inject::MAX_REQUEST_BYTES)
 }
 
-fn open_facts(snapshot: &Snapshot, method: &Method, headers: &HeaderMap, found: &Match, key: KeyFacts) -> CallFacts {
+fn open_facts(
+    snapshot: &Snapshot,
+    method: &Method,
+    headers: &HeaderMap,
+    found: &Match,
+    key: KeyFacts,
+    way: Way,
+) -> CallFacts {
     let provider = &found.provider;
     CallFacts {
         provider: Arc::clone(&provider.id),
@@ -362,17 +464,17 @@ fn open_facts(snapshot: &Snapshot, method: &Method, headers: &HeaderMap, found: 
             ..RequestFacts::default()
         },
         reply: Reply { repeats_usage: found.repeats_usage, ..Reply::default() },
-        ..blank_facts(snapshot, headers)
+        ..blank_facts(snapshot, headers, way)
     }
 }
 
-fn blank_facts(snapshot: &Snapshot, headers: &HeaderMap) -> CallFacts {
+fn blank_facts(snapshot: &Snapshot, headers: &HeaderMap, way: Way) -> CallFacts {
     let now = SystemTime::now();
     CallFacts {
         call_id: CallId::new(now),
         started: now,
         trace: read_trace_context(headers, snapshot.propagation),
-        way: Way::BaseUrl,
+        way,
         provider: Arc::from("other"),
         price_as: None,
         local: false,
@@ -446,7 +548,10 @@ fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> 
 fn generated(call: &OpenCall, found: &Match, why: GeneratedError, detail: &str) -> Response<AnswerBody> {
     let (status, body) = generated_error(Some(&found.provider), found.protocol, why, detail);
     call.fail(End::NoAnswer, why, None);
-    tracing::warn!(provider = %found.provider.id, reason = %why, detail, "no answer from the provider");
+    match &*found.provider.id {
+        "other" => tracing::debug!(reason = %why, detail, "no answer from a server"),
+        id => tracing::warn!(provider = id, reason = %why, detail, "no answer from the provider"),
+    }
     own_answer(status, why, body)
 }
 
@@ -458,9 +563,10 @@ fn own_answer(status: StatusCode, why: GeneratedError, body: Vec<u8>) -> Respons
     answer
 }
 
-fn not_a_proxy() -> Refusal {
-    let body = br#"{"error":{"type":"keytally_error","code":"bad_request","message":"keytally: this port takes base-URL requests such as http://127.0.0.1:4141/openai/v1/models; forward-proxy requests (CONNECT or an absolute URL) are not served"}}"#;
-    Refusal { status: StatusCode::NOT_IMPLEMENTED, why: GeneratedError::BadRequest, body: body.to_vec() }
+/// A request for another host than the one that the connection was made to (RFC 9110 section 15.5.20).
+fn misdirected() -> Refusal {
+    let body = br#"{"error":{"type":"keytally_error","code":"bad_request","message":"keytally: the request is for another host than the connection; open a connection to that host"},"keytally":{"generated":true,"reason":"bad_request"}}"#;
+    Refusal { status: StatusCode::MISDIRECTED_REQUEST, why: GeneratedError::BadRequest, body: body.to_vec() }
 }
 
 impl Upstreams {

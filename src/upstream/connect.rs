@@ -26,6 +26,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
+use super::reach::{Forbidden, Reach};
 use super::{UpstreamSettings, chain, find_source};
 use crate::call::GeneratedError;
 use crate::config::UpstreamProxy;
@@ -108,6 +109,8 @@ pub struct Connector {
     tls: TlsConnector,
     proxies: Arc<Matcher>,
     timeout: Duration,
+    /// Checks addresses before they are connected to; `None` where the configuration names the host.
+    reach: Option<Arc<Reach>>,
 }
 
 impl Connector {
@@ -117,10 +120,8 @@ impl Connector {
         http2: bool,
         opened: &Opened,
     ) -> anyhow::Result<Self> {
-        let mut tcp = HttpConnector::new_with_resolver(Resolver);
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_keepalive(Some(Duration::from_secs(60)));
+        let mut tcp = HttpConnector::new_with_resolver(Resolver(None));
+        set_up(&mut tcp);
         let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .context("TLS versions")?
@@ -140,19 +141,30 @@ impl Connector {
             }
         };
         let (tls, proxies, timeout) = (Arc::new(tls).into(), Arc::new(proxies), settings.connect_timeout);
-        Ok(Self { opened: Arc::clone(opened), tcp, tls, proxies, timeout })
+        Ok(Self { opened: Arc::clone(opened), tcp, tls, proxies, timeout, reach: None })
+    }
+
+    /// The same, which connects only to what `reach` allows.
+    pub(super) fn within(&self, reach: Arc<Reach>) -> Self {
+        Self { reach: Some(reach), ..self.clone() }
+    }
+
+    /// A connection that nothing is sent over yet, through the proxy on the way if there is one; and what counts it as
+    /// open.
+    pub(super) async fn raw(self, host: &str, port: u16) -> Result<(TcpStream, Box<dyn Send>), ConnectError> {
+        let target = format!("{host}:{port}");
+        let uri = Uri::builder().scheme("https").authority(target.as_str()).path_and_query("/").build();
+        let uri = uri.map_err(|error| ConnectError { kind: GeneratedError::BadRequest, detail: error.to_string() })?;
+        let opened = Arc::clone(&self.opened);
+        let (stream, _) = in_time(self.timeout, &target, self.clone().reach_host(&uri, &target, true)).await?;
+        Ok((stream, opened()))
     }
 
     async fn connect(self, uri: Uri) -> Result<UpstreamIo, ConnectError> {
         let started = Instant::now();
-        let timeout = self.timeout;
         let opened = Arc::clone(&self.opened);
         let target = format!("{}:{}", uri.host().unwrap_or("?"), port(&uri));
-        let connecting = self.connect_steps(uri, &target);
-        let Ok(outcome) = tokio::time::timeout(timeout, connecting).await else {
-            let detail = format!("{target}: no connection within {} s", timeout.as_secs_f64());
-            return Err(ConnectError { kind: GeneratedError::ConnectTimeout, detail });
-        };
+        let outcome = in_time(self.timeout, &target, self.connect_steps(uri, &target)).await;
         outcome.map(|(stream, proxied)| UpstreamIo {
             stream,
             proxied,
@@ -161,28 +173,47 @@ impl Connector {
         })
     }
 
-    async fn connect_steps(mut self, uri: Uri, target: &str) -> Result<(UpstreamStream, bool), ConnectError> {
-        let https = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
-        let (tcp, absolute_form) = match self.proxies.intercept(&uri) {
-            None => (self.tcp.call(uri.clone()).await.map_err(|error| tcp_error(target, &error))?, false),
-            Some(proxy) => {
-                let proxy_target = format!("{}:{}", proxy.uri().host().unwrap_or("?"), port(proxy.uri()));
-                let fail = |error: &(dyn std::error::Error + 'static)| ConnectError {
-                    kind: GeneratedError::Proxy,
-                    detail: format!("{target} through proxy {proxy_target}: {}", chain(error)),
-                };
-                if https {
-                    let mut tunnel = Tunnel::new(proxy.uri().clone(), self.tcp);
-                    if let Some(auth) = proxy.basic_auth() {
-                        tunnel = tunnel.with_auth(auth.clone());
-                    }
-                    (tunnel.call(uri.clone()).await.map_err(|error| fail(&error))?, false)
-                } else {
-                    (self.tcp.call(proxy.uri().clone()).await.map_err(|error| fail(&error))?, true)
-                }
-            }
+    /// DNS and TCP, directly or through a proxy; `tunnel`: the proxy is asked to pass bytes on. The second part says that
+    /// requests go to a proxy, in absolute form.
+    async fn reach_host(mut self, uri: &Uri, target: &str, tunnel: bool) -> Result<(TcpStream, bool), ConnectError> {
+        let forbidden = |error: &Forbidden| ConnectError { kind: GeneratedError::Forbidden, detail: error.to_string() };
+        if let Some(reach) = self.reach.take() {
+            reach.host(uri.host().unwrap_or_default(), port(uri)).map_err(|error| forbidden(&error))?;
+            self.tcp = HttpConnector::new_with_resolver(Resolver(Some((reach, port(uri)))));
+            set_up(&mut self.tcp);
+        }
+        let Some(proxy) = self.proxies.intercept(uri) else {
+            let connected = self.tcp.call(uri.clone()).await;
+            let tcp = connected.map_err(|error| match find_source::<Forbidden>(&error) {
+                Some(error) => forbidden(error),
+                None => tcp_error(target, &error),
+            })?;
+            return Ok((tcp.into_inner(), false));
         };
-        let tcp = tcp.into_inner();
+        // The proxy may well be on this machine: what is checked is where it is asked to connect.
+        let mut tcp = HttpConnector::new_with_resolver(Resolver(None));
+        set_up(&mut tcp);
+        let proxy_target = format!("{}:{}", proxy.uri().host().unwrap_or("?"), port(proxy.uri()));
+        let fail = |error: &(dyn std::error::Error + 'static)| ConnectError {
+            kind: GeneratedError::Proxy,
+            detail: format!("{target} through proxy {proxy_target}: {}", chain(error)),
+        };
+        if !tunnel {
+            let tcp = tcp.call(proxy.uri().clone()).await.map_err(|error| fail(&error))?;
+            return Ok((tcp.into_inner(), true));
+        }
+        let mut through = Tunnel::new(proxy.uri().clone(), tcp);
+        if let Some(auth) = proxy.basic_auth() {
+            through = through.with_auth(auth.clone());
+        }
+        let tcp = through.call(uri.clone()).await.map_err(|error| fail(&error))?;
+        Ok((tcp.into_inner(), false))
+    }
+
+    async fn connect_steps(self, uri: Uri, target: &str) -> Result<(UpstreamStream, bool), ConnectError> {
+        let https = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
+        let tls = self.tls.clone();
+        let (tcp, absolute_form) = self.reach_host(&uri, target, https).await?;
         if !https {
             return Ok((UpstreamStream::Plain { io: TokioIo::new(tcp) }, absolute_form));
         }
@@ -190,9 +221,27 @@ impl Connector {
         let tls_error =
             |detail: String| ConnectError { kind: GeneratedError::Tls, detail: format!("{target}: {detail}") };
         let name = ServerName::try_from(host).map_err(|_| tls_error("not a host name that TLS can check".into()))?;
-        let tls = self.tls.connect(name, tcp).await.map_err(|error| tls_error(chain(&error)))?;
+        let tls = tls.connect(name, tcp).await.map_err(|error| tls_error(chain(&error)))?;
         Ok((UpstreamStream::Tls { io: TokioIo::new(Box::new(tls)) }, absolute_form))
     }
+}
+
+fn set_up(tcp: &mut HttpConnector<Resolver>) {
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(Duration::from_secs(60)));
+}
+
+/// Gives up when connecting takes too long.
+async fn in_time<T>(
+    timeout: Duration,
+    target: &str,
+    connecting: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    tokio::time::timeout(timeout, connecting).await.unwrap_or_else(|_| {
+        let detail = format!("{target}: no connection within {} s", timeout.as_secs_f64());
+        Err(ConnectError { kind: GeneratedError::ConnectTimeout, detail })
+    })
 }
 
 fn port(uri: &Uri) -> u16 {
@@ -220,8 +269,9 @@ impl Service<Uri> for Connector {
 
 // === impl Resolver ===
 
+/// With the port that will be connected to, where addresses are checked.
 #[derive(Clone)]
-struct Resolver;
+struct Resolver(Option<(Arc<Reach>, u16)>);
 
 #[derive(Debug, thiserror::Error)]
 #[error("name does not resolve: {0}")]
@@ -229,18 +279,32 @@ struct DnsError(io::Error);
 
 impl Service<Name> for Resolver {
     type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = DnsError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DnsError>> + Send>>;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DnsError>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
+        let reach = self.0.clone();
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(DnsError)?.collect();
+            let mut found: Vec<SocketAddr> =
+                tokio::net::lookup_host((name.as_str(), 0)).await.map_err(DnsError)?.collect();
+            if let Some((reach, port)) = reach {
+                let mut forbidden = None;
+                found.retain(|address| {
+                    let checked = reach.address(SocketAddr::new(address.ip(), port));
+                    let allowed = checked.is_ok();
+                    forbidden = forbidden.take().or(checked.err());
+                    allowed
+                });
+                if let (true, Some(forbidden)) = (found.is_empty(), forbidden) {
+                    return Err(forbidden.into());
+                }
+            }
             if found.is_empty() {
-                return Err(DnsError(io::Error::new(io::ErrorKind::NotFound, "no address")));
+                return Err(DnsError(io::Error::new(io::ErrorKind::NotFound, "no address")).into());
             }
             Ok(found.into_iter())
         })

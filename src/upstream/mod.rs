@@ -5,7 +5,9 @@
 //! (WebSocket), which HTTP/2 connections cannot carry.
 
 mod connect;
+mod reach;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,10 +16,12 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::net::TcpStream;
 
 use crate::call::GeneratedError;
 use crate::config::UpstreamProxy;
 pub use connect::{ConnectError, Connector, FreshConnection, Opened, Roots};
+pub use reach::{Forbidden, Reach};
 
 /// How upstream connections are made; see `docs/configuration.md`, `upstream`.
 #[derive(Clone, Debug)]
@@ -49,8 +53,10 @@ impl Default for UpstreamSettings {
     }
 }
 
-/// The pooled client. Cheap to clone.
+/// The pooled client.
 pub struct Upstream<B> {
+    settings: UpstreamSettings,
+    connectors: [Connector; 2],
     any: Client<Connector, B>,
     http1: Client<Connector, B>,
 }
@@ -77,7 +83,17 @@ where
         let roots = Roots::load(&settings.ca_files)?;
         let any = Connector::new(settings, &roots, settings.http2, opened)?;
         let http1 = Connector::new(settings, &roots, false, opened)?;
-        let build = |connector| {
+        Ok(Self::pooled(settings.clone(), [any, http1]))
+    }
+
+    /// One with pools of its own that connects only to what `reach` allows.
+    pub fn within(&self, reach: &Arc<Reach>) -> Self {
+        let connectors = self.connectors.each_ref().map(|connector| connector.within(Arc::clone(reach)));
+        Self::pooled(self.settings.clone(), connectors)
+    }
+
+    fn pooled(settings: UpstreamSettings, connectors: [Connector; 2]) -> Self {
+        let [any, http1] = connectors.each_ref().map(|connector| {
             let mut builder = Client::builder(TokioExecutor::new());
             builder
                 .pool_idle_timeout(settings.pool_idle_timeout)
@@ -94,9 +110,22 @@ where
                 .http2_keep_alive_interval(Duration::from_secs(20))
                 .http2_keep_alive_timeout(Duration::from_secs(20))
                 .set_host(true);
-            builder.build(connector)
-        };
-        Ok(Self { any: build(any), http1: build(http1) })
+            builder.build(connector.clone())
+        });
+        Self { settings, connectors, any, http1 }
+    }
+
+    /// A connection of its own for a blind tunnel, and what counts it as open.
+    ///
+    /// # Errors
+    /// Which step of connecting failed, or why `reach` does not allow it.
+    pub async fn raw(
+        &self,
+        host: &str,
+        port: u16,
+        reach: &Arc<Reach>,
+    ) -> Result<(TcpStream, Box<dyn Send>), ConnectError> {
+        self.connectors[1].within(Arc::clone(reach)).raw(host, port).await
     }
 
     /// Sends one request and waits for the head of its answer. Dropping the future cancels the call upstream: HTTP/1

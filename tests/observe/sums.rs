@@ -289,7 +289,7 @@ async fn a_mixed_run_adds_up_everywhere() {
     for (labels, tunnelled) in samples.all("keytally_tunnelled_connections_total") {
         assert_eq!(tunnelled, 0.0, "{labels:?}");
     }
-    assert_eq!(samples.all("keytally_tunnelled_connections_total").count(), 4);
+    assert_eq!(samples.all("keytally_tunnelled_connections_total").count(), 8);
     last_used(&records, &samples);
 
     let spans = collector.wait_for(records.len()).await;

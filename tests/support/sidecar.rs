@@ -46,6 +46,8 @@ impl Sidecar {
         for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
             command.env_remove(name);
         }
+        // A CA of the machine's own user is no part of a test.
+        command.env("XDG_STATE_HOME", dir.path()).env_remove("STATE_DIRECTORY");
         adjust(&mut command);
         let mut child = command.spawn().expect("the binary starts");
         let log = Arc::new((Mutex::new(String::new()), Condvar::new()));

@@ -304,6 +304,8 @@ fn settings_that_need_a_restart_are_kept() {
         ("metrics", "{ max_series: 999 }"),
         ("limits", "{ keys: 9 }"),
         ("upstream", "{ http2: false }"),
+        ("tls", "{ intercept: off }"),
+        ("forward", "{ tunnels: off }"),
         ("shutdown", "{ drain: 9s }"),
         ("log", "{ level: error }"),
     ];

@@ -360,6 +360,8 @@ pub struct Provider {
     pub tier: Tier,
     /// Calls open now.
     pub in_flight: AtomicI64,
+    /// Connections that pass unread.
+    pub tunnels: super::tunnels::Tunnels,
     /// The counters.
     pub state: Mutex<ProviderState>,
 }

@@ -190,8 +190,27 @@ impl Inner {
                 }
             }
         }
-        for (reason, n) in f::TunnelReason::ALL.iter().zip(&self.own.tunnelled) {
+        for (reason, n) in f::Unread::ALL.iter().zip(&self.own.tunnelled) {
             walk.fixed(&f::TUNNELLED, &[reason.as_str()], n.load(Ordering::Relaxed));
+        }
+        let tunnels = || providers.iter().filter_map(|(at, _)| Some((at, at.tunnels.born()?)));
+        let count = |n: &std::sync::atomic::AtomicU64, born| Count { value: n.load(Ordering::Relaxed).into(), born };
+        for (at, born) in tunnels() {
+            for (direction, n) in f::BodyDirection::ALL.iter().zip(&at.tunnels.bytes) {
+                walk.count(&f::TUNNEL_BYTES, &[&at.provider, direction.as_str()], &count(n, born), 1.0, None);
+            }
+        }
+        for (at, born) in tunnels() {
+            walk.count(&f::TUNNEL_SECONDS, &[&at.provider], &count(&at.tunnels.nanos, born), NANO, None);
+        }
+        for (at, _) in tunnels() {
+            walk.gauge(&f::TUNNELS_OPEN, &[&at.provider], at.tunnels.open.load(Ordering::Relaxed).max(0) as f64);
+        }
+        for (reason, n) in f::ForwardRefusal::ALL.iter().zip(&self.own.forward_refused) {
+            walk.fixed(&f::FORWARD_REFUSED, &[reason.as_str()], n.load(Ordering::Relaxed));
+        }
+        for (end, n) in f::HandshakeEnd::ALL.iter().zip(&self.own.handshakes) {
+            walk.fixed(&f::TLS_HANDSHAKES, &[end.as_str()], n.load(Ordering::Relaxed));
         }
     }
 

@@ -3,6 +3,7 @@
 //! `metrics.yaml` beside this file is the published list; a test holds the two together. A name, type, unit or label of
 //! a stable family changes only in a major version.
 
+pub use crate::call::{ForwardRefusal, HandshakeEnd, Unread};
 pub use crate::export::{DropReason, Signal};
 
 use crate::call::label_enum;
@@ -181,6 +182,16 @@ families! {
         "Body bytes on the wire.";
     TUNNELLED = Counter Experimental "keytally_tunnelled_connections_total", "", ["reason"],
         "Connections that passed unread.";
+    TUNNEL_BYTES = Counter Experimental "keytally_tunnel_bytes_total", "bytes", ["provider", "direction"],
+        "Bytes of connections that passed unread.";
+    TUNNEL_SECONDS = Counter Experimental "keytally_tunnel_seconds_total", "seconds", ["provider"],
+        "Time for which connections that passed unread were open, added when they end.";
+    TUNNELS_OPEN = Gauge Experimental "keytally_tunnels_open", "", ["provider"],
+        "Connections that pass unread now.";
+    FORWARD_REFUSED = Counter Experimental "keytally_forward_refused_total", "", ["reason"],
+        "Forward-proxy requests that were refused, or whose target could not be reached.";
+    TLS_HANDSHAKES = Counter Experimental "keytally_tls_handshakes_total", "", ["result"],
+        "TLS handshakes with applications; refused means that the application does not accept the local CA.";
     TOKENS = Counter Stable "keytally_tokens_total", "", ["key", "provider", "model", "type"],
         "Tokens; every token is in exactly one type.";
     REQUEST_TOKENS = Histogram Experimental "keytally_request_tokens", "", ["provider", "model", "direction"],
@@ -258,16 +269,6 @@ families! {
 label_enum! {
     /// Label `result` of the request duration.
     CallResult { Ok = "ok", Error = "error" }
-}
-
-label_enum! {
-    /// Why a connection passed unread.
-    TunnelReason {
-        UnknownHost = "unknown_host",
-        InterceptOff = "intercept_off",
-        Pinned = "pinned",
-        NotHttp = "not_http",
-    }
 }
 
 label_enum! {

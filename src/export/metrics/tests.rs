@@ -222,6 +222,7 @@ fn everything(metrics: &Metrics) {
     }
     metrics.observe(&CallRecord { findings: Finding::ALL.to_vec(), ..call("search-prod", "gpt-4o") }, true);
     metrics.observe(&CallRecord { client: Some("python3.11".into()), ..call("search-prod", "gpt-4o") }, true);
+    metrics.tunnel(Unread::UnknownHost, "other").bytes(1, 2);
     let n = Some(3);
     let usage = Usage {
         input_tokens: Some(1_000),
@@ -986,7 +987,7 @@ fn the_sidecar_tells_of_itself() {
     let (metrics, _) = with_clock(config());
     metrics.dropped(Signal::Traces, DropReason::QueueFull, 3);
     metrics.queue_length(Signal::Ledger, 17);
-    metrics.tunnelled(TunnelReason::Pinned);
+    drop(metrics.tunnel(Unread::Pinned, "openai"));
     metrics.tap_overflow(Unreadable::EventLimit);
     metrics.config_reloaded(true, at(10));
     metrics.config_reloaded(false, at(20));

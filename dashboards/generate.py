@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the dashboards: one JSON file each, and panels.yml, which says what every panel is called.
+"""Writes the dashboards: one JSON file each, panels.yml, which says what every panel is called, and docs/dashboards.md.
 
     target/test-tools/venv/bin/python dashboards/generate.py            write what changed
     target/test-tools/venv/bin/python dashboards/generate.py --check    exit 1 if a file is not what it would write
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from boards import keys, latency, overview, sidecar, spend
+from boards import document, keys, latency, overview, sidecar, spend
 
 HERE = Path(__file__).resolve().parent
 
@@ -35,8 +35,8 @@ def without_defaults(model):
 def files():
     """File name → text."""
     found, lines, ids = {}, [], set()
-    for module in (overview, spend, keys, latency, sidecar):
-        board = module.board()
+    boards = [module.board() for module in (overview, spend, keys, latency, sidecar)]
+    for board in boards:
         model = without_defaults(json.loads(JSONEncoder(sort_keys=True).encode(board.build())))
         found[f"{board.uid}.json"] = json.dumps(model, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         for row, panel in board.panels():
@@ -48,6 +48,7 @@ def files():
                 entry["quiet"] = panel.quiet
             lines.append(f"  {panel.slug}: {json.dumps(entry, ensure_ascii=False)}\n")
     found["panels.yml"] = PANELS_HEAD + "".join(lines)
+    found["../docs/dashboards.md"] = document.write(boards)
     return found
 
 

@@ -5,7 +5,7 @@ from grafana_foundation_sdk.models import units
 from . import texts
 from .kit import (
     BY_KEY, K, KM, RANGE, RATE, TRACES_OF_KEY, Board, Column, board_link, cell, data_sources, explore_traces, label, link,
-    mapping, number, owner, query, rows, series, share, steps,
+    mapping, number, owner, query, ratio, rows, series, share, steps,
 )
 
 UP = f"max by (key, provider) (keytally_key_up{{{K}}})"
@@ -89,10 +89,10 @@ def _fixes():
                     link("Traces of this key and outcome", explore_traces(
                         f'span.keytally.key = "{cell("Key")}" && span.keytally.outcome = "{cell("Outcome")}"'))]),
                 Column("fault", "Whose fault", 150, mappings=texts.faults(), cell="color-text"),
-                Column("Value", "Calls", 80, unit="short", decimals=0),
+                Column("Value", "Calls", 80, unit="locale", decimals=0),
                 Column("fix", "First fix", mappings=texts.outcome_fixes(), wrap=True),
             ],
-            height=13, sort=("Calls", True),
+            height=11, sort=("Calls", True),
             quiet="No failed calls: every call in this range ended well",
         ),
     ]
@@ -118,7 +118,7 @@ def _inventory():
                 ),
             ],
             [
-                Column("key", "Key", 210, links=KEY_LINKS),
+                Column("key", "Key", links=KEY_LINKS),
                 Column("provider", "Provider", 120),
                 Column("team", "Team", 120),
                 Column("env", "Environment", 120),
@@ -127,8 +127,8 @@ def _inventory():
                     mapping({"1": "accepted", "0": "rejected"}, {"1": "semi-dark-green", "0": "red"})]),
                 Column("Value #B", "Last used", 170, unit="dateTimeFromNow"),
                 Column("Value #C", "Last worked", 170, unit="dateTimeFromNow"),
-                Column("Value #D", "Calls", 100, unit="short", decimals=0),
-                Column("Value #E", "Failed", unit="percentunit", decimals=1, cell="color-text",
+                Column("Value #D", "Calls", 100, unit="locale", decimals=0),
+                Column("Value #E", "Failed", 110, unit="percentunit", decimals=1, cell="color-text",
                        thresholds=steps("green", (0.02, "orange"), (0.1, "red"))),
             ],
             height=11, sort=("Failed", True),
@@ -153,7 +153,7 @@ def _since():
             "Failed calls of all calls, by key. One key at 100 % while others are fine is the key, not the provider. First "
             "fix: choose the key above and read its first fix.",
             [query(
-                share(
+                ratio(
                     f'sum by (key) (rate(keytally_requests_total{{{KM}, outcome!="ok"}}{RATE}))',
                     f"sum by (key) (rate(keytally_requests_total{{{KM}}}{RATE}))",
                 ),
@@ -178,26 +178,25 @@ def _findings():
                 Column("key", "Key", 180, links=[
                     link("Traces with this finding", explore_traces(
                         f'span.keytally.key = "{cell("Key")}" && span.keytally.findings = "{cell("Finding")}"'))]),
-                Column("provider", "Provider", 110),
-                Column("finding", "Finding", 180),
-                Column("Value", "Calls", 80, unit="short", decimals=0),
+                Column("provider", "Provider", 95),
+                Column("finding", "Finding", 170),
+                Column("Value", "Calls", 70, unit="locale", decimals=0),
                 Column("fix", "First fix", mappings=texts.finding_fixes(), wrap=True),
             ],
-            width=14, height=8, sort=("Calls", True),
+            height=7, sort=("Calls", True),
             quiet="No findings: every key is sent as it should be",
         ),
         series(
             13, "keys/findings-over-time", "Since when? Calls with a finding",
-            "Calls per second with a finding. First fix: the table beside.",
+            "Calls per second with a finding. First fix: the table above.",
             [query(f"sum by (finding) (rate(keytally_key_findings_total{{{K}}}{RATE}))", "{{finding}}")],
-            width=10, height=8, unit=units.RequestsPerSecond, stack=True,
+            width=24, height=6, unit=units.RequestsPerSecond, stack=True,
             quiet="No findings: every key is sent as it should be",
         ),
     ]
 
 
 def _limits():
-    limit = 'provider=~"$provider", model=~"$model|all|none|unknown"'
     return [
         series(
             14, "keys/headroom", "How much of each limit is left",
@@ -237,17 +236,17 @@ def _limits():
             [
                 Column("provider", "Provider", 130),
                 Column("account", "Account", 130),
-                Column("model", "Model", 260),
+                Column("model", "Model"),
                 Column("resource", "Limit of", 170, mappings=[mapping({
                     "requests": "calls", "requests_second": "calls a second", "requests_day": "calls a day",
                     "tokens_day": "tokens a day", "tokens_month": "tokens a month", "input_tokens": "input tokens",
                     "output_tokens": "output tokens"})]),
                 Column("Value #A", "Limit", 130, unit="short"),
                 Column("Value #B", "Remaining", 130, unit="short"),
-                Column("Value #C", "Lowest share of a minute", unit="percentunit", decimals=0, cell="gauge", maximum=1,
+                Column("Value #C", "Lowest share of a minute", 330, unit="percentunit", decimals=0, cell="gauge", maximum=1,
                        thresholds=steps("red", (0.1, "orange"), (0.3, "green"))),
             ],
-            width=24, height=8, sort=("Lowest share of a minute", False),
+            width=24, height=7, sort=("Lowest share of a minute", False),
             quiet="No limit is known: the providers in use state none in their answers",
         ),
     ]
@@ -257,8 +256,8 @@ def _where():
     return [
         rows(
             17, "keys/sidecars", "Through which sidecars does each key go?",
-            "Where a key was used last: what you break by revoking it, and where an old key still lives. The link opens the "
-            "status page of that sidecar (its admin port must be reachable from your browser).",
+            "Where a key was used last: what you break by revoking it, and where an old key still lives. The links open "
+            "the status page of that sidecar (its admin port must be reachable from your browser).",
             [
                 query(
                     f"sum by (key, provider, instance) (increase(keytally_requests_total{{{K}}}{RANGE})) > 0", instant=True),
@@ -267,14 +266,33 @@ def _where():
                     f"{{{K}}})", instant=True),
             ],
             [
-                Column("key", "Key", 220, links=KEY_LINKS),
-                Column("provider", "Provider", 130),
-                Column("instance", "Sidecar", 260, links=[
+                Column("key", "Key", links=KEY_LINKS),
+                Column("provider", "Provider", 110),
+                Column("instance", "Sidecar", 190, links=[
+                    link("Failed calls of this key on the sidecar's status page",
+                         f"http://{cell('Sidecar')}/?key={cell('Key')}&outcome=failed"),
                     link("Status page of this sidecar", f"http://{cell('Sidecar')}/")]),
-                Column("Value #A", "Calls", 130, unit="short", decimals=0),
-                Column("Value #B", "Last used", unit="dateTimeFromNow"),
+                Column("Value #A", "Calls", 80, unit="locale", decimals=0),
+                Column("Value #B", "Last used", 150, unit="dateTimeFromNow"),
             ],
-            height=9, sort=("Calls", True),
+            width=12, height=9, sort=("Calls", True),
+        ),
+        rows(
+            18, "keys/clients", "Which applications hold each key?",
+            "The process that made the calls, where the sidecar can tell. First fix for an old key: restart the applications named "
+            "here, then revoke it. One key in many applications: give each its own.",
+            [query(
+                "1000 * max by (key, provider, client, instance) (keytally_key_client_last_used_timestamp_seconds"
+                f"{{{K}}})", instant=True)],
+            [
+                Column("key", "Key", 170, links=KEY_LINKS),
+                Column("client", "Application"),
+                Column("instance", "Sidecar", 190, links=[
+                    link("Calls of this key on the sidecar's status page", f"http://{cell('Sidecar')}/?key={cell('Key')}")]),
+                Column("Value", "Last used", 150, unit="dateTimeFromNow"),
+            ],
+            width=12, height=9, sort=("Last used", True),
+            quiet="No application is known: callers are told apart on Linux, on the sidecar's own machine",
         ),
     ]
 

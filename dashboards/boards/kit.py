@@ -48,9 +48,15 @@ def share(part, whole):
     return f"({part} or 0 * {whole}) / ({whole} > 0)"
 
 
+def ratio(part, whole):
+    """`part` of `whole` of those only that ever had a part."""
+    return f"{part} / ({whole} > 0)"
+
+
 def quantile(q, family, matchers, by):
-    """A quantile of a histogram over the rate interval."""
-    return f"histogram_quantile({q}, sum by (le{', ' + by if by else ''}) (rate({family}_bucket{{{matchers}}}{RATE})))"
+    """A quantile of a histogram over the rate interval; absent, not NaN, where nothing happened."""
+    labels = f"le, {by}" if by else "le"
+    return f"(histogram_quantile({q}, sum by ({labels}) (rate({family}_bucket{{{matchers}}}{RATE}))) >= 0)"
 
 
 # === queries ===
@@ -224,10 +230,12 @@ def series(
     sort_desc=True,
     stepped=False,
     gaps=False,
+    soft_maximum=None,
 ):
     """A graph over time."""
     panel = _common(timeseries.Panel(), id, title, description, queries, width, height, quiet, None)
-    panel.unit(unit).fill_opacity(40 if stack else fill).line_width(1)
+    # Stacked areas without a line: a band of height 0 leaves no colored edge on the others.
+    panel.unit(unit).fill_opacity(70 if stack else fill).line_width(0 if stack else 1)
     panel.show_points(cm.VisibilityMode.NEVER).span_nulls(False if gaps else True)
     if minimum is not None:
         panel.min(minimum)
@@ -235,6 +243,8 @@ def series(
         panel.max(maximum)
     if decimals is not None:
         panel.decimals(decimals)
+    if soft_maximum is not None:
+        panel.axis_soft_max(soft_maximum)
     if bars:
         panel.draw_style(cm.GraphDrawStyle.BARS).fill_opacity(80)
     if stepped:
@@ -325,6 +335,7 @@ def bars(id, slug, title, description, queries, *, width=12, height=8, unit=unit
     panel.display_mode(cm.BarGaugeDisplayMode.BASIC).value_mode(cm.BarGaugeValueMode.COLOR)
     panel.name_placement(cm.BarGaugeNamePlacement.LEFT).show_unfilled(True).sizing(cm.BarGaugeSizing.AUTO)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
+    panel.text(common.VizTextDisplayOptions().title_size(14).value_size(16))
     panel.thresholds(thresholds or steps("green"))
     if decimals is not None:
         panel.decimals(decimals)
@@ -395,6 +406,9 @@ def rows(
             if column.cell == "gauge":
                 options |= {"mode": "basic", "valueDisplayMode": "text"}
             properties.append(prop("custom.cellOptions", options))
+            if column.cell == "gauge" and column.maximum is None:
+                # Its own largest value is the full bar, not that of all columns.
+                properties += [prop("min", 0), prop("fieldMinMax", True)]
         if column.wrap:
             properties.append(prop("custom.wrapText", True))
         if column.align:
@@ -534,6 +548,10 @@ KEY = _query_variable(
     'label_values({__name__=~"keytally_key_(info|up)", env=~"$env", team=~"$team", provider=~"$provider"}, key)',
     kind=5,
 )
+# Keys that have spent: those that only fail have no band to draw.
+SPENDER = _query_variable(
+    "spender", "Key with spend", "The chosen keys that have spent", 'label_values(keytally_spend_usd_total{key=~"$key"}, key)',
+).hide(dm.VariableHide.HIDE_VARIABLE)
 MODEL = _query_variable(
     "model", "Model", "Model that answered", 'label_values(keytally_requests_total{provider=~"$provider"}, model)',
     all_value=".+",

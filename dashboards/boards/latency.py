@@ -2,10 +2,9 @@
 
 from grafana_foundation_sdk.models import units
 
-from . import texts
 from .kit import (
-    MODEL, PM, PROVIDER, RATE, TRACES_OF_MODEL, Board, Column, board_link, cell, data_sources, explore_traces, label, link,
-    number, query, quantile, rows, series, share, steps,
+    MODEL, PM, PROVIDER, RATE, TRACES_OF_MODEL, Board, Column, cell, data_sources, explore_traces, link,
+    query, quantile, ratio, rows, series, steps,
 )
 
 P = 'provider=~"$provider"'
@@ -59,7 +58,7 @@ def _slow():
                 query(_regression("time_per_output_token"), instant=True),
             ],
             [
-                Column("model", "Model", 260, links=[
+                Column("model", "Model", links=[
                     link("Traces of this model", explore_traces(
                         f'span.gen_ai.response.model =~ ".*{cell("Model")}.*"'))]),
                 Column("provider", "Provider", 120),
@@ -68,7 +67,7 @@ def _slow():
                 Column("Value #C", "First token", 130, unit="s", decimals=2),
                 *_times("Value #D", "× its week "),
                 Column("Value #E", "Each token", 130, unit="s", decimals=1),
-                *_times("Value #F", "× its week  ", None),
+                *_times("Value #F", "× its week  "),
             ],
             height=8, sort=("× its week", True),
             quiet="No model has 50 calls in 30 minutes: too few to compare",
@@ -124,7 +123,7 @@ def _streams():
 
 def _ends():
     def part(outcome):
-        return share(
+        return ratio(
             f'sum by (model) (rate(keytally_requests_total{{{PM}, outcome="{outcome}"}}{RATE}))',
             f"sum by (model) (rate(keytally_requests_total{{{PM}}}{RATE}))",
         )

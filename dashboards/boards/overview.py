@@ -5,7 +5,7 @@ from grafana_foundation_sdk.models import units
 from . import texts
 from .kit import (
     BY_KEY, K, KM, PM, RANGE, RATE, Board, Column, board_link, by_team, cell, data_sources, explore_traces, label, link,
-    number, owner, prop, query, rows, series, share, steps, TRACES_OF_KEY,
+    mapping, number, owner, prop, query, rows, series, share, steps,
 )
 
 FIRING = 'alertname=~"Keytally.*", alertstate="firing"'
@@ -22,7 +22,7 @@ def _now():
             "Alerts of keytally's rules that fire now, whatever the filters above say. Critical wakes someone; the table "
             "below names each with its runbook entry. First fix: open the runbook entry of the most severe one.",
             [_alerts("critical"), _alerts("warning")],
-            width=5, names={"critical": "critical", "warning": "warning"},
+            width=4, names={"critical": "critical", "warning": "warning"},
             overrides=[
                 ("critical", [prop("thresholds", steps("green", (1, "red")).build())]),
                 ("warning", [prop("thresholds", steps("green", (1, "orange")).build())]),
@@ -47,7 +47,7 @@ def _now():
             3, "overview/calls", "Calls now",
             "Calls per second over the last 5 minutes.",
             [query(f"sum(rate(keytally_requests_total{{{KM}}}[5m]))", "calls")],
-            width=3, unit=units.RequestsPerSecond, graph=True,
+            unit=units.RequestsPerSecond, graph=True,
         ),
         number(
             4, "overview/spend", "Spent in the last hour",
@@ -86,35 +86,39 @@ def _now():
             "Every alert of keytally's rules that fires now, whatever the filters above say. The last column opens the "
             "runbook: what it means, how to see it, the first fix, how to silence it rightly.",
             [query(
-                'label_replace(ALERTS_FOR_STATE{alertname=~"Keytally.*"} * 1000, "runbook", "$1", "alertname", "(.+)") '
-                f'and ignoring (alertstate, runbook) ALERTS{{{FIRING}}}',
+                _ranked('label_replace(ALERTS_FOR_STATE{alertname=~"Keytally.*"} * 1000, "runbook", "$1", "alertname", "(.+)")')
+                + f" and ignoring (alertstate, runbook, rank) ALERTS{{{FIRING}}}",
                 instant=True,
             )],
             [
-                Column("severity", "Severity", 90, cell="color-background", mappings=[_severities()]),
-                Column("alertname", "Alert", 240),
-                Column("key", "Key", 170, links=[board_link(
+                Column("rank", "Severity", 95, cell="color-background", mappings=[_severities()]),
+                Column("alertname", "Alert", 250),
+                Column("key", "Key", 180, links=[board_link(
                     "keytally-keys", "This key in Key health", f"&var-key={cell('Key')}")]),
                 Column("provider", "Provider", 110),
                 Column("model", "Model", 170),
                 Column("outcome", "Outcome", 150),
-                Column("account", "Account", 100),
-                Column("Value", "Since", 150, unit="dateTimeFromNow"),
+                Column("finding", "Finding", 160),
+                Column("Value", "Since", 140, unit="dateTimeFromNow"),
                 Column("runbook", "Runbook", mappings=texts.alert_anchors(), links=[
                     link("Runbook entry", "${runbook}#${__value.text}")]),
             ],
-            height=7, sort=("Severity", False),
+            height=9, sort=("Severity", False),
             quiet="No alert fires: nothing is wrong by the rules, or the rules are not loaded in this data source",
         ),
     ]
 
 
-def _severities():
-    from .kit import mapping
+def _ranked(alerts):
+    """Severity as a number in a label, so that a table can sort by it."""
+    for rank, severity in enumerate(("critical", "warning", "info"), 1):
+        alerts = f'label_replace({alerts}, "rank", "{rank}", "severity", "{severity}")'
+    return alerts
 
+
+def _severities():
     return mapping(
-        {"critical": "critical", "warning": "warning", "info": "info"},
-        {"critical": "red", "warning": "orange", "info": "blue"},
+        {"1": "critical", "2": "warning", "3": "info"}, {"1": "red", "2": "orange", "3": "blue"},
     )
 
 
@@ -128,7 +132,7 @@ def _faults():
                 f'sum by (fault) (rate(keytally_requests_total{{{KM}, fault!="none"}}{RATE}))', "{{fault}}",
                 exemplar=True,
             )],
-            width=9, unit=units.RequestsPerSecond, stack=True,
+            width=8, unit=units.RequestsPerSecond, stack=True,
             names=texts.FAULTS, colors=texts.FAULT_COLORS, legend="bottom",
             links=[link("Traces of these failures", explore_traces(
                 f'span.keytally.fault = "{label("fault")}" && span.keytally.outcome != "ok"'))],
@@ -147,10 +151,10 @@ def _faults():
                 Column("outcome", "Outcome", 170, links=[
                     link("Traces of this outcome", explore_traces(f'span.keytally.outcome = "{cell("Outcome")}"'))]),
                 Column("fault", "Whose fault", 150, mappings=texts.faults(), cell="color-text"),
-                Column("Value", "Calls", 80, unit="short", decimals=0),
+                Column("Value", "Calls", 80, unit="locale", decimals=0),
                 Column("fix", "First fix", mappings=texts.outcome_fixes(), wrap=True),
             ],
-            width=15, height=8, sort=("Calls", True),
+            width=16, height=8, sort=("Calls", True),
             quiet="No failed calls: every call in this range ended well",
         ),
     ]
@@ -203,7 +207,7 @@ def _usage():
                 query(f"sum by (key, provider) (increase(keytally_spend_usd_total{{{KM}}}{RANGE}))", instant=True),
             ],
             [
-                Column("key", "Key", 220, links=[
+                Column("key", "Key", links=[
                     board_link("keytally-keys", "This key in Key health", f"&var-key={cell('Key')}"),
                     board_link("keytally-spend", "This key in Spend", f"&var-key={cell('Key')}"),
                     link("Traces of this key", explore_traces(f'span.keytally.key = "{cell("Key")}"')),
@@ -211,11 +215,11 @@ def _usage():
                 Column("provider", "Provider", 130),
                 Column("team", "Team", 130),
                 Column("env", "Environment", 120),
-                Column("Value #A", "Calls", 120, unit="short", decimals=0),
+                Column("Value #A", "Calls", 120, unit="locale", decimals=0),
                 Column("Value #B", "Succeeded", 150, unit="percentunit", decimals=1, cell="color-text",
                        thresholds=steps("red", (0.9, "orange"), (0.98, "green"))),
                 Column("Value #C", "Tokens", 130, unit="short"),
-                Column("Value #D", "Spend", unit="currencyUSD", decimals=2, cell="gauge", thresholds=steps("blue")),
+                Column("Value #D", "Spend", 330, unit="currencyUSD", decimals=2, cell="gauge", thresholds=steps("blue")),
             ],
             height=9, sort=("Spend", True),
         ),
@@ -235,16 +239,16 @@ def _providers():
                 query('max by (provider) (provider:keytally_network_fault:ratio_rate5m{provider=~"$provider"})', instant=True),
                 query(
                     "histogram_quantile(0.9, sum by (le, provider) (rate("
-                    f'keytally_request_duration_seconds_bucket{{{PM}, result="ok"}}[5m])))', instant=True,
+                    f'keytally_request_duration_seconds_bucket{{{PM}, result="ok"}}[5m]))) >= 0', instant=True,
                 ),
                 query(
                     "histogram_quantile(0.9, sum by (le, provider) (rate("
-                    f"keytally_time_to_first_token_seconds_bucket{{{PM}}}[5m])))", instant=True,
+                    f"keytally_time_to_first_token_seconds_bucket{{{PM}}}[5m]))) >= 0", instant=True,
                 ),
                 query('sum by (provider) (keytally_requests_in_flight{provider=~"$provider"})', instant=True),
             ],
             [
-                Column("provider", "Provider", 180, links=[
+                Column("provider", "Provider", links=[
                     board_link("keytally-latency", "This provider in Latency", f"&var-provider={cell('Provider')}")]),
                 Column("Value #A", "Calls/s", 130, unit="short", decimals=2),
                 Column("Value #B", "Provider's fault", 170, unit="percentunit", decimals=1, cell="color-background",
@@ -253,9 +257,9 @@ def _providers():
                        thresholds=steps("transparent", (0.05, "orange"), (0.5, "red"))),
                 Column("Value #D", "Whole answer, 9 of 10 within", 240, unit="s", decimals=2),
                 Column("Value #E", "First token, 9 of 10 within", 240, unit="s", decimals=2),
-                Column("Value #F", "Open now", unit="short", decimals=0),
+                Column("Value #F", "Open now", 120, unit="short", decimals=0),
             ],
-            height=9, sort=("Calls/s", True),
+            height=7, sort=("Calls/s", True),
         ),
     ]
 

@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.models import units
 
 from .kit import (
-    INSTANCE, JOB, RANGE, RATE, SIDECAR, Board, Column, board_link, cell, data_sources, label, link, mapping, number, query,
+    INSTANCE, JOB, RANGE, RATE, SIDECAR, Board, Column, board_link, cell, data_sources, label, link, mapping, query,
     quantile, rows, series, steps,
 )
 
@@ -33,7 +33,7 @@ def _up():
                 query(f"max by (job, instance) (keytally_series{{{S}}})", instant=True),
             ],
             [
-                Column("instance", "Sidecar", 230, links=[
+                Column("instance", "Sidecar", links=[
                     link("Status page of this sidecar", f"http://{cell('Sidecar')}/"),
                     board_link("keytally-sidecar", "Only this sidecar", f"&var-instance={cell('Sidecar')}")]),
                 Column("job", "Job", 140),
@@ -44,9 +44,9 @@ def _up():
                     mapping({"1": "in force", "0": "rejected"}, {"1": "semi-dark-green", "0": "red"})]),
                 Column("Value #D", "Configured", 160, unit="dateTimeFromNow"),
                 Column("Value #E", "Price book of", 160, unit="dateTimeFromNow"),
-                Column("Value #F", "Series", unit="short", decimals=0),
+                Column("Value #F", "Series", 100, unit="short", decimals=0),
             ],
-            width=18, height=8, sort=("Sidecar", False),
+            height=7, sort=("Sidecar", False),
             quiet="No sidecar is reached: look at the scrape configuration and the PodMonitor's labels",
         ),
         series(
@@ -56,8 +56,15 @@ def _up():
             [query(
                 f"sum by (instance) (changes(process_start_time_seconds{{{S}}}[1h]) "
                 f"and on (job, instance) last_over_time(keytally_build_info{{{S}}}[1h]))", "{{instance}}")],
-            width=6, height=8, decimals=0, stepped=True, thresholds=steps("green", (2.5, "red")), line_thresholds=True,
+            width=12, height=7, decimals=0, stepped=True, soft_maximum=4, thresholds=steps("green", (2.5, "red")), line_thresholds=True,
             links=[STATUS],
+        ),
+        series(
+            18, "sidecar/throughput", "Calls through each sidecar",
+            "Calls per second. A sidecar at 0 while its neighbours work: did its application bypass it (base URL, proxy "
+            "variables)?",
+            [query(f"sum by (instance) (rate(keytally_requests_total{{{S}}}{RATE}))", "{{instance}}")],
+            width=12, height=7, unit=units.RequestsPerSecond, fill=0, links=[STATUS],
         ),
     ]
 
@@ -107,12 +114,12 @@ def _losses():
                 f"sum by (instance, signal, reason) (increase(keytally_telemetry_dropped_total{{{S}}}{RANGE})) > 0",
                 instant=True)],
             [
-                Column("instance", "Sidecar", 200, links=[
+                Column("instance", "Sidecar", links=[
                     link("Status page of this sidecar", f"http://{cell('Sidecar')}/")]),
                 Column("signal", "Signal", 110),
                 Column("reason", "Reason", 130, mappings=[mapping({
                     "queue_full": "queue was full", "export_failed": "export failed", "shutdown": "at shutdown"})]),
-                Column("Value", "Lost", unit="short", decimals=0),
+                Column("Value", "Lost", 90, unit="locale", decimals=0),
             ],
             width=10, height=8, sort=("Lost", True),
             quiet="Nothing was lost: every span, record and row was written",
@@ -130,7 +137,7 @@ def _losses():
             9, "sidecar/queues", "How full are the queues?",
             "Waiting to be written or sent, by signal. At the ceiling they drop. First fix: a slow collector or disk.",
             [query(f"sum by (signal) (keytally_telemetry_queue_length{{{S}}})", "{{signal}}")],
-            width=7, height=8, decimals=0, fill=0,
+            width=7, height=8, decimals=0, fill=0, soft_maximum=10,
         ),
     ]
 
@@ -142,7 +149,7 @@ def _blind():
             "The known blind spot: nothing is known of the calls in them. First fix by reason: pinned: use the base URL for this "
             "client; unknown_host: add the provider; intercept_off: turn it on.",
             [query(f"sum by (reason) (rate(keytally_tunnelled_connections_total{{{S}}}{RATE}))", "{{reason}}")],
-            width=8, names={"unknown_host": "host not in the catalogue", "intercept_off": "interception is off",
+            width=8, soft_maximum=1, names={"unknown_host": "host not in the catalogue", "intercept_off": "interception is off",
                             "pinned": "client pins certificates", "not_http": "not HTTP"},
         ),
         series(
@@ -150,7 +157,7 @@ def _blind():
             "The bytes passed untouched, but usage of these calls is unknown. First fix by reason: body_limit and event_limit: "
             "raise limits.tap_bytes; unsupported_encoding and decode_error: report the encoding.",
             [query(f"sum by (reason) (rate(keytally_tap_overflows_total{{{S}}}{RATE}))", "{{reason}}")],
-            width=8, names={"body_limit": "body too large", "event_limit": "event too large",
+            width=8, soft_maximum=1, names={"body_limit": "body too large", "event_limit": "event too large",
                             "decode_error": "could not be decoded", "unsupported_encoding": "unknown encoding"},
         ),
         series(
@@ -161,16 +168,16 @@ def _blind():
                 query(f"sum by (label) (rate(keytally_label_overflow_total{{{S}}}{RATE}))", "{{label}} folded"),
                 query(f"sum(rate(keytally_malformed_trace_contexts_total{{{S}}}{RATE}))", "trace context malformed"),
             ],
-            width=8,
+            width=8, soft_maximum=1,
         ),
     ]
 
 
 def _size():
-    def process(title, id, slug, description, expr, unit, **more):
+    def process(title, id, slug, description, expr, unit, width=8, **more):
         return series(
             id, slug, title, description, [query(f"sum by (instance) ({_ours(expr)})", "{{instance}}")],
-            width=8, height=7, unit=unit, fill=0, links=[STATUS], **more,
+            width=width, height=7, unit=unit, fill=0, links=[STATUS], **more,
         )
 
     return [
@@ -184,20 +191,13 @@ def _size():
                 "Threads by sidecar: does not grow with traffic.", f"process_threads{{{S}}}", units.Short, decimals=0),
         process("Open files, of the most allowed", 16, "sidecar/files",
                 "Files and connections by sidecar. First fix near 100 %: raise the file limit (ulimit -n).",
-                f"process_open_fds{{{S}}} / process_max_fds{{{S}}}", units.PercentUnit,
+                f"process_open_fds{{{S}}} / process_max_fds{{{S}}}", units.PercentUnit, width=12,
                 thresholds=steps("green", (0.8, "red"))),
         series(
             17, "sidecar/series", "Series that each sidecar exports",
             "Bounded by limits:. First fix for a jump: which label grew? keytally_label_overflow_total tells the ceilings.",
             [query(f"sum by (instance) (keytally_series{{{S}}})", "{{instance}}")],
-            width=8, height=7, fill=0, decimals=0, links=[STATUS],
-        ),
-        series(
-            18, "sidecar/throughput", "Calls through each sidecar",
-            "Calls per second. A sidecar at 0 while its neighbours work: did its application bypass it (base URL, proxy "
-            "variables)?",
-            [query(f"sum by (instance) (rate(keytally_requests_total{{{S}}}{RATE}))", "{{instance}}")],
-            width=8, height=7, unit=units.RequestsPerSecond, fill=0, links=[STATUS],
+            width=12, height=7, fill=0, links=[STATUS],
         ),
     ]
 

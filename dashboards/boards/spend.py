@@ -2,10 +2,9 @@
 
 from grafana_foundation_sdk.models import units
 
-from . import texts
 from .kit import (
-    BY_KEY, K, KM, PM, RANGE, RATE, TRACES_OF_KEY, Board, Column, bars, board_link, by_team, cell, data_sources,
-    explore_traces, fixed, label, link, number, owner, prop, query, rows, series, share, steps, mapping,
+    BY_KEY, K, KM, PM, RANGE, RATE, SPENDER, TRACES_OF_KEY, Board, Column, bars, board_link, by_team, cell, data_sources,
+    explore_traces, fixed, label, link, mapping, number, prop, query, ratio, rows, series, steps,
 )
 
 SPEND = f"rate(keytally_spend_usd_total{{{KM}}}{RATE})"
@@ -25,14 +24,14 @@ def _anomalies():
             "The bound comes from the same hour of the last 7 days; a key gets it after 3 days. First fix above 1: see "
             "below which model grew; if you do not know the caller, rotate the key.",
             [query(f"{_rec('increase1h')} / on (key, provider) {_rec('upper1h')}", "{{key}}")],
-            width=14, unit=units.PercentUnit, legend="table", calcs=("lastNotNull", "max"), height=9,
+            width=13, unit=units.PercentUnit, legend="right", calcs=("lastNotNull", "max"), height=9,
             thresholds=steps("green", (1, "red")), line_thresholds=True, fill=0,
             links=[TRACES_OF_KEY, board_link("keytally-spend", "Only this key", f"&var-key={label('key')}")],
             quiet="No key has a baseline yet: the first comes after 3 days of recorded spend",
         ),
         rows(
             2, "spend/now", "What each key spent in the last hour, and what is normal",
-            "Spent, expected and the most that is normal for this hour. `Known days` is how many of the last 7 days the "
+            "Spent, expected and the most that is normal for this hour. `Days` is how many of the last 7 days the "
             "baseline rests on; under 7 the bounds are wider. First fix for red: open the key's traces, dearest first.",
             [
                 query(_rec("increase1h"), instant=True),
@@ -42,17 +41,17 @@ def _anomalies():
                 query(_rec("baseline_days"), instant=True),
             ],
             [
-                Column("key", "Key", 160, links=[
+                Column("key", "Key", links=[
                     link("Traces of this key", explore_traces(f'span.keytally.key = "{cell("Key")}"')),
                     board_link("keytally-keys", "This key in Key health", f"&var-key={cell('Key')}")]),
-                Column("Value #A", "Spent", 90, unit="currencyUSD", decimals=2),
+                Column("Value #A", "Spent", 85, unit="currencyUSD", decimals=2),
                 Column("Value #B", "Expected", 95, unit="currencyUSD", decimals=2),
                 Column("Value #C", "Normal at most", 125, unit="currencyUSD", decimals=2),
-                Column("Value #D", "Share", 90, unit="percentunit", decimals=0, cell="color-background",
+                Column("Value #D", "Share", 75, unit="percentunit", decimals=0, cell="color-background",
                        thresholds=steps("transparent", (0.8, "orange"), (1, "red"))),
-                Column("Value #E", "Known days", unit="short", decimals=0),
+                Column("Value #E", "Days", 65, unit="short", decimals=0),
             ],
-            width=10, height=9, sort=("Spent", True),
+            width=11, height=9, sort=("Spent", True),
         ),
     ]
 
@@ -60,22 +59,21 @@ def _anomalies():
 def _bands():
     return [
         series(
-            3, "spend/band", "$key",
+            3, "spend/band", "$spender",
             "Dollars spent in the hour before each moment (line), what is expected (dashed) and the most that is normal (edge "
             "of the band): the largest of ratio, burst, spread and floor of the key. Above the band for 10 minutes, "
             "KeytallySpendAnomaly fires. First fix: open the traces of the key at the moment that it left the band.",
             [
-                query(f'sum by (key) (key:keytally_spend_usd:upper1h{{key=~"$key"}})', "normal at most"),
-                query(f'sum by (key) (key:keytally_spend_usd:expected1h{{key=~"$key"}})', "expected"),
-                query(f'sum by (key) (key:keytally_spend_usd:increase1h{{key=~"$key"}})', "spent"),
+                query('sum by (key) (key:keytally_spend_usd:upper1h{key=~"$spender"})', "normal at most"),
+                query('sum by (key) (key:keytally_spend_usd:expected1h{key=~"$spender"})', "expected"),
+                query('sum by (key) (key:keytally_spend_usd:increase1h{key=~"$spender"})', "spent"),
             ],
-            width=8, height=7, unit=units.Dollars, repeat="key", fill=0, links=[TRACES_OF_KEY],
+            width=8, height=7, unit=units.Dollars, repeat="spender", fill=0, links=[TRACES_OF_KEY],
             overrides=[
                 ("normal at most", [fixed("semi-dark-green"), prop("custom.fillOpacity", 12), prop("custom.lineWidth", 0)]),
                 ("expected", [fixed("green"), prop("custom.lineStyle", {"fill": "dash", "dash": [6, 6]})]),
                 ("spent", [fixed("blue"), prop("custom.lineWidth", 2)]),
             ],
-            quiet="No spend yet: a key that only fails, or the recording rules are not loaded",
         ),
     ]
 
@@ -115,13 +113,13 @@ def _where():
                 ),
             ],
             [
-                Column("key", "Key", 180, links=[
+                Column("key", "Key", 170, links=[
                     link("Traces of this key and model", explore_traces(f'span.keytally.key = "{cell("Key")}"'))]),
                 Column("provider", "Provider", 110),
-                Column("model", "Model", 250),
-                Column("Value #A", "Spend", 190, unit="currencyUSD", decimals=2, cell="gauge", thresholds=steps("blue")),
-                Column("Value #B", "Calls", 90, unit="short", decimals=0),
-                Column("Value #C", "Per 1000 calls", unit="currencyUSD", decimals=2),
+                Column("model", "Model"),
+                Column("Value #A", "Spend", 200, unit="currencyUSD", decimals=2, cell="gauge", thresholds=steps("blue")),
+                Column("Value #B", "Calls", 90, unit="locale", decimals=0),
+                Column("Value #C", "Per 1000 calls", 125, unit="currencyUSD", decimals=2),
             ],
             width=16, height=9, sort=("Spend", True),
         ),
@@ -145,21 +143,21 @@ def _budgets():
             "100 %: agree a new budget or cut now, starting with the dearest model above.",
             [
                 query(MONTH, instant=True),
-                query(_rec("month_to_date"), instant=True),
-                query(_rec("forecast_month"), instant=True),
+                query(f'{_rec("month_to_date")} and on (key, provider) {MONTH}', instant=True),
+                query(f'{_rec("forecast_month")} and on (key, provider) {MONTH}', instant=True),
                 query(f'{_rec("forecast_month")} / on (key, provider) {MONTH}', instant=True),
                 query(DAY, instant=True),
-                query(_rec("today"), instant=True),
+                query(f'{_rec("today")} and on (key, provider) ({MONTH} or {DAY})', instant=True),
             ],
             [
-                Column("key", "Key", 160),
-                Column("Value #A", "Month's budget", 125, unit="currencyUSD", decimals=0),
+                Column("key", "Key"),
+                Column("Value #A", "Month's budget", 125, unit="currencyUSD"),
                 Column("Value #B", "Spent so far", 110, unit="currencyUSD", decimals=2),
                 Column("Value #C", "Month's end", 110, unit="currencyUSD", decimals=2),
                 Column("Value #D", "Of budget", 95, unit="percentunit", decimals=0, cell="color-background",
                        thresholds=steps("transparent", (0.9, "orange"), (1.1, "red"))),
-                Column("Value #E", "Day's budget", 110, unit="currencyUSD", decimals=0),
-                Column("Value #F", "Today", unit="currencyUSD", decimals=2),
+                Column("Value #E", "Day's budget", 110, unit="currencyUSD"),
+                Column("Value #F", "Today", 100, unit="currencyUSD", decimals=2),
             ],
             width=16, height=8, sort=("Spent so far", True), quiet=none,
         ),
@@ -201,11 +199,11 @@ def _trust():
             [query(
                 f"sum by (provider, model) (increase(keytally_unpriced_tokens_total{{{PM}}}{RANGE})) > 0", instant=True)],
             [
-                Column("provider", "Provider", 130),
-                Column("model", "Model", 250),
-                Column("Value", "Tokens without a price", unit="short"),
+                Column("provider", "Provider", 100),
+                Column("model", "Model"),
+                Column("Value", "Unpriced tokens", 150, unit="short"),
             ],
-            width=8, height=8, sort=("Tokens without a price", True),
+            width=8, height=8, sort=("Unpriced tokens", True),
             quiet="Every model has a price: nothing is missing from spend",
         ),
         number(
@@ -226,12 +224,12 @@ def _trust():
                 query(f'max by (key, provider) (keytally_budget_usd{{{K}, period="month"}})', instant=True),
             ],
             [
-                Column("key", "Key", 200),
+                Column("key", "Key"),
                 Column("provider", "Provider", 120),
                 Column("Value #A", "Times the expected spend", 190, unit="short", decimals=1),
                 Column("Value #B", "At least, per hour", 160, unit="currencyUSD", decimals=2),
                 Column("Value #C", "New key, per hour", 160, unit="currencyUSD", decimals=2),
-                Column("Value #D", "Budget of the month", unit="currencyUSD", decimals=0),
+                Column("Value #D", "Budget of the month", 170, unit="currencyUSD"),
             ],
             width=20, height=6, sort=("Key", False),
         ),
@@ -257,7 +255,7 @@ def _tokens():
             "Input tokens read from the provider's cache, of all input, by model. First fix for a fall: the start of the prompt "
             "changed, or calls are further apart than the cache lives.",
             [query(
-                share(
+                ratio(
                     f'sum by (model) (rate(keytally_tokens_total{{{KM}, type="input_cache_read"}}{RATE}))',
                     f'sum by (model) (rate(keytally_tokens_total{{{KM}, type=~"input_.*"}}{RATE}))',
                 ),
@@ -280,11 +278,11 @@ def _tokens():
                 f"sum by (key, model, unit) (increase(keytally_billed_units_total{{{KM}}}{RANGE})) > 0", instant=True)],
             [
                 Column("key", "Key", 170),
-                Column("model", "Model", 220),
-                Column("unit", "Unit", 130, mappings=[mapping({
+                Column("model", "Model"),
+                Column("unit", "Unit", 140, mappings=[mapping({
                     "image": "images", "audio_second": "seconds of audio", "character": "characters", "page": "pages",
                     "search": "searches", "request": "calls"})]),
-                Column("Value", "Count", unit="short", decimals=0),
+                Column("Value", "Count", 100, unit="locale", decimals=0),
             ],
             width=10, height=8, sort=("Count", True),
             quiet="Nothing but tokens was billed: no images, audio, pages or searches in this range",
@@ -298,7 +296,7 @@ def board():
         "keytally-spend",
         "keytally / Spend and anomalies",
         "What each key, model and team costs, whether that is normal, whether the budgets hold, and how far to trust it.",
-        data_sources() + BY_KEY,
+        data_sources() + BY_KEY + [SPENDER],
         [
             (101, "Does a key spend more than is normal for it?", _anomalies()),
             (102, "What is normal for each key, and when did it leave that?", _bands()),

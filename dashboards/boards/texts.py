@@ -33,34 +33,6 @@ FAULT_COLORS = {
 }
 
 
-FINDINGS = {
-    "key_whitespace": "strip the white space or line end around the key where it is set",
-    "key_hidden_unicode": "type the key anew: it holds invisible or typographic characters",
-    "key_quoted": "remove the quotes: they are part of the key as it is sent",
-    "key_empty": "the variable is empty in this process: set it",
-    "key_missing": "no key was sent: set the key variable in the process that makes the call",
-    "key_literal_null": "the program had no key and sent the word for nothing: set the variable",
-    "key_unexpanded": "the variable's name was sent, not its value: expand it",
-    "key_placeholder": "put a real key in place of the placeholder",
-    "key_double_scheme": "remove the word Bearer (or Basic) from the key variable: the client adds it",
-    "key_is_url_or_prose": "the variable holds an address or a sentence: put the key there",
-    "key_wrong_provider": "this is another provider's key: use one of the provider that is called",
-    "key_wrong_place": "send the key in the header that this provider reads",
-    "key_truncated": "the key is too short: copy it whole",
-    "key_in_url": "move the key from the address to the header: addresses end up in logs",
-    "key_in_browser": "revoke the key now, move the call behind a server, give browsers short-lived keys",
-    "admin_key_on_data_path": "use a project key: admin keys are for the admin API only",
-    "org_header_set": "remove the organization and project variables, or use a key of that project",
-    "both_auth_headers": "two different keys were sent: remove one",
-    "stale_key": "restart what still holds the old key: a newer one works",
-    "old_key_still_used": "restart what still holds the old key, then revoke it",
-    "shared_key": "give each workload a key of its own",
-    "quantised_burst": "spread calls within the minute: the limit is enforced by the second",
-    "retry_storm": "stop retrying in the client: this outcome never gets better by itself",
-    "idle_key": "revoke the key if nobody needs it",
-}
-
-
 def _json(path):
     return json.loads((ROOT / path).read_text(encoding="utf-8"))
 
@@ -72,8 +44,8 @@ def outcome_fixes():
 
 
 def finding_fixes():
-    """Finding → first fix."""
-    return [mapping(FINDINGS)]
+    """Finding → first fix, from the meter's rules."""
+    return [mapping(_json("src/meter/outcomes.json")["findings"])]
 
 
 def alert_anchors():

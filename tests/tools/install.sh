@@ -28,6 +28,15 @@ fi
 
 rustup target list --installed | grep -q '^x86_64-unknown-linux-musl$' || rustup target add x86_64-unknown-linux-musl
 
+# Grafana's panel components, which draw the dashboards; kept apart, since they are large and seldom change.
+pictures=$tools/dashboards
+if ! cmp -s tests/dashboards/package.json "$pictures/installed.json"; then
+    mkdir -p "$pictures"
+    cp tests/dashboards/package.json "$pictures/package.json"
+    (cd "$pictures" && npm install --silent --no-audit --no-fund --ignore-scripts --legacy-peer-deps)
+    cp tests/dashboards/package.json "$pictures/installed.json"
+fi
+
 if ! [ -x "$tools/bin/cargo-deny" ]; then
     cargo install --quiet --locked cargo-deny@0.20.2 --root "$tools"
 fi

@@ -20,6 +20,7 @@ pub mod protocol;
 pub mod provider;
 pub mod proxy;
 pub mod tap;
+mod terminal;
 pub mod upstream;
 
 /// Git revision of this build; `unknown` when the build did not set `KEYTALLY_REVISION`.

@@ -28,8 +28,8 @@ use crate::call::{ApiKey, CallRecord};
 use crate::meter::KeyEntry;
 use crate::provider::ProviderOverride;
 
+use crate::terminal::Screen;
 use answers::Provider;
-use render::Screen;
 use simulator::Simulator;
 use story::{ACTORS, Story};
 use traffic::Traffic;

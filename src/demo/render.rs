@@ -1,13 +1,15 @@
 //! Draws the demo's screen: [`View`] in, text out. Pure; nothing here reads a clock, a terminal or the environment.
 //!
 //! No line is wider than asked for, whatever the records say, and no text of a record can carry a control character,
-//! so that it can neither break the layout nor steer the terminal ([`clean`]).
+//! so that it can neither break the layout nor steer the terminal ([`crate::terminal`]).
 
 use std::time::Duration;
 
-use unicode_width::UnicodeWidthChar;
-
-use crate::call::{Finding, Money, Outcome};
+use crate::call::{Finding, Outcome};
+use crate::terminal::{
+    Cell, Column, Line, Screen, Style, cells, clean, clock, count, fit, head, percent, rule, seconds, share, shown_key,
+    style_of, times, usd, wrap,
+};
 
 use super::view::{CallRow, KeyRow, LATEST, Problem, RECENT, View};
 
@@ -17,56 +19,8 @@ pub const MAX_WIDTH: usize = 170;
 /// Lines for what is wrong, at most.
 const MOST_PROBLEM_LINES: usize = 6;
 
-/// The screen that is drawn for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Screen {
-    /// Columns.
-    pub width: usize,
-    /// Rows that may be filled.
-    pub height: usize,
-    /// Whether to use color.
-    pub color: bool,
-}
-
-/// How a piece of text looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Style {
-    #[default]
-    Plain,
-    Dim,
-    Bold,
-    Brand,
-    Good,
-    Warn,
-    Bad,
-    Alarm,
-    Info,
-}
-
-/// One line: pieces of text that together are never wider than its limit.
-#[derive(Debug)]
-struct Line {
-    text: String,
-    used: usize,
-    width: usize,
-    color: bool,
-}
-
-/// One column of a table: title, least and most width, alignment, and how soon it is left out when there is no room.
-struct Column {
-    title: &'static str,
-    min: usize,
-    max: usize,
-    right: bool,
-    /// Columns with the highest number go first; 0 always stays.
-    spare: u8,
-}
-
-/// A cell: pieces of text with their looks.
-type Cell = Vec<(String, Style)>;
-
 /// The whole screen, at most `screen.height` lines, each ending in a line feed.
-pub fn render(view: &View, screen: Screen) -> String {
+pub(crate) fn render(view: &View, screen: Screen) -> String {
     let screen = Screen { width: screen.width.min(MAX_WIDTH), ..screen };
     // Fixed lines: title, script, two heads, four rules, sums. What is wrong and the latest calls share the rest of a tall
     // screen, so that a new problem moves nothing; on a short one they and the keys get half each.
@@ -130,17 +84,6 @@ pub fn farewell(view: &View) -> String {
         share(totals.estimated, totals.spend),
         totals.unpriced,
     )
-}
-
-/// Text without anything that a terminal obeys or that has no width: control characters become `?`, the rest of those
-/// (bidirectional marks, joiners, combining characters) is left out.
-pub fn clean(text: &str) -> String {
-    let shown = |c: char| match c.width() {
-        None => Some('?'),
-        Some(0) => None,
-        Some(_) => Some(c),
-    };
-    text.chars().filter_map(shown).collect()
 }
 
 // === blocks ===
@@ -286,32 +229,8 @@ fn wrong(view: &View, screen: Screen) -> Vec<Line> {
     lines
 }
 
-/// A key's name; the records' `none` reads badly in a table.
-fn shown_key(key: &str) -> String {
-    if key == "none" { "(no key)".to_owned() } else { key.to_owned() }
-}
-
 fn words(findings: &[Finding]) -> String {
     findings.iter().map(|finding| finding.as_str()).collect::<Vec<_>>().join(" ")
-}
-
-/// Breaks text between words into at most `most` lines; the last one takes the rest.
-fn wrap(text: &str, width: usize, most: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let fits = lines.last().is_none_or(|line| line.is_empty() || width_of(line) + 1 + width_of(word) <= width);
-        let last = lines.len() == most;
-        match lines.last_mut() {
-            Some(line) if fits || last => {
-                if !line.is_empty() {
-                    line.push(' ');
-                }
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 const CALL_COLUMNS: &[Column] = &[
@@ -398,209 +317,12 @@ fn evidence(problem: &Problem) -> String {
     text.trim_end().to_owned()
 }
 
-// === texts ===
-
-fn style_of(outcome: Outcome) -> Style {
-    match outcome {
-        Outcome::Ok => Style::Good,
-        Outcome::ClientCancelled | Outcome::ContentBlocked => Style::Warn,
-        Outcome::RateLimitRequests
-        | Outcome::RateLimitTokens
-        | Outcome::RateLimitDaily
-        | Outcome::RateLimitOther
-        | Outcome::ProviderOverloaded
-        | Outcome::StreamTruncated => Style::Warn,
-        _ => Style::Bad,
-    }
-}
-
-fn clock(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match seconds / 3_600 {
-        0 => format!("{}:{:02}", seconds / 60, seconds % 60),
-        hours => format!("{hours}:{:02}:{:02}", seconds / 60 % 60, seconds % 60),
-    }
-}
-
-fn seconds(time: Duration) -> String {
-    match time.as_secs_f64() {
-        short if short < 0.1 => format!("{:.0}ms", short * 1_000.0),
-        other => format!("{other:.1}s"),
-    }
-}
-
-fn count(number: u64) -> String {
-    match number {
-        0..1_000 => number.to_string(),
-        1_000..1_000_000 => format!("{:.1}k", number as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.2}M", number as f64 / 1e6),
-        _ => format!("{:.2}G", number as f64 / 1e9),
-    }
-}
-
-fn usd(money: Money, decimals: usize) -> String {
-    match money.as_f64() {
-        more if more >= 1_000.0 => format!("${more:.0}"),
-        more if more >= 100.0 => format!("${more:.2}"),
-        // Something is not nothing.
-        less if less > 0.0 && less < 10f64.powi(-(decimals as i32)) => {
-            format!("<$0.{}1", "0".repeat(decimals.saturating_sub(1)))
-        }
-        less => format!("${less:.decimals$}"),
-    }
-}
-
-fn percent(calls: u64, failures: u64) -> String {
-    match calls {
-        0 => "-".to_owned(),
-        // Rounded down: one failure in a million is not "100 %".
-        _ => format!("{}%", (calls - failures.min(calls)) as u128 * 100 / u128::from(calls)),
-    }
-}
-
-fn share(part: Money, whole: Money) -> String {
-    match whole.as_f64() {
-        zero if zero <= 0.0 => "0.0%".to_owned(),
-        whole => match part.as_f64() / whole * 100.0 {
-            little if little > 0.0 && little < 0.1 => "<0.1%".to_owned(),
-            percent => format!("{percent:.1}%"),
-        },
-    }
-}
-
-fn times(count: u64) -> String {
-    format!("{count} {}", if count == 1 { "call" } else { "calls" })
-}
-
-// === tables ===
-
-const GAP: usize = 2;
-const MARGIN: usize = 1;
-
-/// Width of each column; 0 for those that are left out.
-fn fit(columns: &[Column], width: usize) -> Vec<usize> {
-    let mut widths: Vec<_> = columns.iter().map(|column| column.min).collect();
-    let total = |widths: &[usize]| MARGIN + widths.iter().filter(|w| **w > 0).map(|w| w + GAP).sum::<usize>() - GAP;
-    while total(&widths) > width {
-        let spare = columns.iter().zip(&widths).filter(|(_, w)| **w > 0).map(|(column, _)| column.spare).max();
-        let Some(spare) = spare.filter(|spare| *spare > 0) else { break };
-        for (column, width) in columns.iter().zip(&mut widths) {
-            if column.spare == spare {
-                *width = 0;
-            }
-        }
-    }
-    // What is left over goes to the columns that can use most of it.
-    let mut left = width.saturating_sub(total(&widths));
-    let mut order: Vec<_> = (0..columns.len()).filter(|index| widths[*index] > 0).collect();
-    order.sort_by_key(|index| std::cmp::Reverse(columns[*index].max - columns[*index].min));
-    for index in order {
-        let more = left.min(columns[index].max - columns[index].min);
-        widths[index] += more;
-        left -= more;
-    }
-    widths
-}
-
-fn head(columns: &[Column], widths: &[usize], screen: Screen) -> Line {
-    let titles = columns.iter().map(|column| vec![(column.title.to_owned(), Style::Dim)]).collect();
-    cells(columns, widths, titles, screen)
-}
-
-fn cells(columns: &[Column], widths: &[usize], row: Vec<Cell>, screen: Screen) -> Line {
-    let mut line = Line::new(screen);
-    let mut start = MARGIN;
-    for ((column, width), cell) in columns.iter().zip(widths).zip(row) {
-        if *width == 0 {
-            continue;
-        }
-        let end = start + width;
-        let wide: usize = cell.iter().map(|(text, _)| width_of(&clean(text))).sum();
-        line.pad_to(if column.right { end.saturating_sub(wide).max(start) } else { start });
-        for (text, style) in cell {
-            line.put_until(&text, style, end);
-        }
-        start = end + GAP;
-    }
-    line
-}
-
-fn rule(screen: Screen) -> Line {
-    let mut line = Line::new(screen);
-    line.put(&"─".repeat(screen.width), Style::Dim);
-    line
-}
-
-fn width_of(text: &str) -> usize {
-    text.chars().filter_map(char::width).sum()
-}
-
-// === impl Line ===
-
-impl Line {
-    fn new(screen: Screen) -> Self {
-        Self { text: String::new(), used: 0, width: screen.width, color: screen.color }
-    }
-
-    /// Adds text as far as the line has room.
-    fn put(&mut self, text: &str, style: Style) {
-        self.put_until(text, style, self.width);
-    }
-
-    /// Adds text up to column `end`; what does not fit is cut, with an ellipsis.
-    fn put_until(&mut self, text: &str, style: Style, end: usize) {
-        let room = end.min(self.width).saturating_sub(self.used);
-        let text = clean(text);
-        let mut wide = width_of(&text);
-        let mut cut = text;
-        if wide > room {
-            if room == 0 {
-                return;
-            }
-            while wide > room - 1 {
-                wide -= cut.pop().and_then(char::width).unwrap_or(0);
-            }
-            cut.push('…');
-            wide += 1;
-        }
-        self.used += wide;
-        match style.code() {
-            Some(code) if self.color => self.text.push_str(&format!("\x1b[{code}m{cut}\x1b[0m")),
-            _ => self.text.push_str(&cut),
-        }
-    }
-
-    fn pad_to(&mut self, column: usize) {
-        let column = column.min(self.width);
-        self.text.extend(std::iter::repeat_n(' ', column.saturating_sub(self.used)));
-        self.used = self.used.max(column);
-    }
-}
-
-// === impl Style ===
-
-impl Style {
-    /// Parameters of SGR (ECMA-48 8.3.117); `None` for plain text.
-    fn code(self) -> Option<&'static str> {
-        match self {
-            Style::Plain => None,
-            Style::Dim => Some("90"),
-            Style::Bold => Some("1"),
-            Style::Brand => Some("1;7;36"),
-            Style::Good => Some("32"),
-            Style::Warn => Some("33"),
-            Style::Bad => Some("31"),
-            Style::Alarm => Some("1;31"),
-            Style::Info => Some("36"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::view::tests::{record, view};
     use super::*;
     use crate::call::UsageSource;
+    use crate::terminal::width_of;
 
     /// A screen full of everything: long names, failures, findings, estimates.
     fn busy() -> View {
@@ -737,23 +459,5 @@ mod tests {
             row.problem = None;
         }
         assert_eq!(render(&quiet, screen).lines().count(), text.lines().count());
-    }
-
-    #[test]
-    fn words_are_wrapped_and_the_last_line_takes_the_rest() {
-        assert_eq!(wrap("one two three four", 8, 2), ["one two", "three four"]);
-        assert_eq!(wrap("", 8, 2), [""]);
-        assert_eq!(wrap("averylongword", 4, 2), ["averylongword"]);
-    }
-
-    #[test]
-    fn numbers_are_short_and_never_rounded_to_more_than_they_are() {
-        assert_eq!([count(999), count(1_500), count(2_340_000)], ["999", "1.5k", "2.34M"]);
-        assert_eq!([percent(1_000, 1), percent(0, 0), percent(3, 3)], ["99%", "-", "0%"]);
-        assert_eq!([clock(Duration::from_secs(65)), clock(Duration::from_secs(3_725))], ["1:05", "1:02:05"]);
-        assert_eq!(usd(Money::parse("0.00004").expect("a number"), 4), "<$0.0001");
-        assert_eq!(usd(Money::ZERO, 4), "$0.0000");
-        assert_eq!(usd(Money::parse("1234.5").expect("a number"), 4), "$1234");
-        assert_eq!(share(Money::ZERO, Money::ZERO), "0.0%");
     }
 }

@@ -25,6 +25,8 @@ mod deploy;
 mod doctor;
 /// `keytally explain`: every known error, pasted.
 mod explain;
+/// The ledger: commands, kills.
+mod ledger;
 /// Signals, drain, reload, exit codes.
 mod lifecycle;
 /// What the sidecar says of its calls: metrics, spans, status.

@@ -4,16 +4,20 @@
 //! normal end. Keys are never taken from the command line, where every user of the machine could read them.
 
 mod ca;
+mod calls;
 mod completions;
 mod demo;
 mod doctor;
 pub mod explain;
 mod fingerprint;
 mod health;
+mod ledger;
 pub mod log;
 mod prices;
 mod run;
+mod statement;
 mod top;
+mod usage;
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -97,6 +101,12 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Tell what an error of a provider means, whose fault it is, and what to do first: paste it
     Explain(explain::ExplainArgs),
+    /// Add up what calls came to, by key, model, team, day and more, from the ledger
+    Usage(usage::UsageArgs),
+    /// Show single calls from the ledger, newest first, as they come, or one in full
+    Log(calls::LogArgs),
+    /// Write a month's account by team and key, against the month before, from the ledger
+    Statement(statement::StatementArgs),
     /// Print the fingerprint of a key, which is read from standard input or a variable and never shown
     Fingerprint(fingerprint::FingerprintArgs),
     /// Make, show or rotate the certificate authority that opens TLS to providers
@@ -209,6 +219,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => return run::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Usage(args) => usage::run(args),
+        Command::Log(args) => calls::run(args),
+        Command::Statement(args) => statement::run(args),
         Command::Fingerprint(args) => fingerprint::run(args),
         Command::Ca(args) => ca::run(args),
         Command::Demo(args) => finish(demo::run(args)),

@@ -394,6 +394,38 @@ fn a_newer_schema_is_refused() {
     }
 }
 
+/// A ledger of the first released schema opens, answers, and is written on.
+#[test]
+fn the_first_released_schema_still_opens() {
+    let (_dir, path) = file();
+    Connection::open(&path).unwrap().execute_batch(include_str!("../../tests/fixtures/ledger/v1.sql")).unwrap();
+    let mut store = Store::open(&path).unwrap();
+    let reader = Reader::open(&path).unwrap();
+    let totals = |by: Dimension| {
+        let groups = reader.totals(&Query::default(), &[by]).unwrap();
+        groups
+            .iter()
+            .map(|group| format!("{} {} ${}", group.values[0], group.totals.calls, group.totals.cost))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        totals(Dimension::Key),
+        ["anthropic:00aa11bb22cc 1 $0", "none 1 $0", "search-prod 3 $0.003775000123456"]
+    );
+    assert_eq!(totals(Dimension::Day), ["2026-03-01 3 $0.003775000123456", "2026-03-02 2 $0"]);
+    let calls = all(&reader, &Query::default());
+    assert_eq!(
+        to_json(&calls[3]).to_string(),
+        r#"{"time":"2026-03-01T01:00:00.000Z","call_id":"019ca6e8ca807002800000000025ad0e","trace_id":"0000000000000000000000000000abc2","span_id":"0000000000001235","way":"base_url","provider":"openai","operation":"chat","protocol":"openai-chat","request_model":"gpt-5","response_model":"gpt-5-2025-08-07","priced_model":"gpt-5","key":"openai:3f9a0c41b2d7","key_name":"search-prod","team":"search","env":"prod","client":"shop","labels":{"app":"shop","region":"eu"},"status":200,"outcome":"ok","fault":"none","retryable":false,"provider_request_id":"req_made_up_2","stream":true,"end":"complete","usage":{"input_tokens":100,"output_tokens":20,"cache_write_tokens":50,"web_searches":1,"images":2},"usage_source":"reported","cost_usd":"0.000000000123456","service_tier":"default","duration_seconds":0.9,"time_to_first_token_seconds":0.4,"overhead_seconds":0.00015,"request_bytes":210,"response_bytes":500,"retry_count":2}"#
+    );
+    assert_eq!(calls[2].findings.len(), 2);
+    store.write([&at(full(), start())], false).unwrap();
+    assert_eq!(reader.extent().unwrap().calls, 6);
+    let connection = Connection::open(&path).unwrap();
+    let whole: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(whole, "ok");
+}
+
 #[test]
 fn steps_are_taken_once_and_all_or_none() {
     let mut connection = Connection::open_in_memory().unwrap();

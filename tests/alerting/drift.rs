@@ -24,8 +24,19 @@ struct Metric {
 }
 
 /// Labels that Prometheus adds, or that a rule makes for itself.
-const FOREIGN: &[&str] =
-    &["job", "instance", "le", "lookback", "bound", "alertname", "alertstate", "severity", "namespace", "pod"];
+const FOREIGN: &[&str] = &[
+    "job",
+    "instance",
+    "le",
+    "lookback",
+    "bound",
+    "alertname",
+    "alertstate",
+    "severity",
+    "namespace",
+    "pod",
+    "runbook",
+];
 /// Series that others make.
 const OTHERS: &[&str] = &["up", "ALERTS", "ALERTS_FOR_STATE", "scrape_duration_seconds", "scrape_samples_scraped"];
 
@@ -69,9 +80,9 @@ impl Known {
         }
         for (name, matchers) in &named.selectors {
             if name.is_empty() {
-                problems.extend(
-                    matchers.iter().filter(|m| m.label == "__name__").map(|m| format!("name by pattern: {}", m.value)),
-                );
+                for matcher in matchers.iter().filter(|matcher| matcher.label == "__name__") {
+                    problems.extend(self.wrong_names(&matcher.value, used));
+                }
                 continue;
             }
             match self.family(name) {
@@ -88,6 +99,14 @@ impl Known {
             }
         }
         problems
+    }
+
+    /// Metrics matched by a pattern: each alternative must be one.
+    fn wrong_names(&self, pattern: &str, used: &mut BTreeSet<String>) -> Vec<String> {
+        let (exist, dead): (Vec<_>, Vec<_>) =
+            alternatives(pattern).into_iter().partition(|name| self.families.contains_key(name));
+        used.extend(exist);
+        dead.into_iter().map(|name| format!("no metric is called {name}")).collect()
     }
 
     fn wrong_in_recorded(&self, name: &str, matchers: &[Matcher]) -> Vec<String> {

@@ -492,6 +492,41 @@ async fn the_way_through_the_sidecar_is_looked_at() {
     assert_eq!(proxied["cause"]["id"], "proxy_in_the_way", "{proxied:#}");
 }
 
+/// Who sends calls through the forward proxy must trust its authority, or its runtime refuses them.
+#[tokio::test(flavor = "multi_thread")]
+async fn trust_in_the_local_authority_is_looked_at() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let stage = Stage::new(&format!("tls: {{ intercept: on, ca_dir: \"{}\" }}\n", dir.path().display()), |_| ()).await;
+    let config = stage.sidecar.config_file();
+    let ca = |what: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_keytally")).args(["ca", what, "--config"]).arg(&config).output();
+        String::from_utf8(output.expect("the binary runs").stdout).expect("UTF-8").trim().to_owned()
+    };
+    let (path, bundle) = (ca("path"), ca("bundle"));
+    let other = dir.path().join("other.pem");
+    std::fs::write(&other, wire::Authority::new().pem).expect("written");
+    let (admin, proxy) = (stage.sidecar.admin.to_string(), format!("http://{}", stage.sidecar.proxy));
+    let cause = |env: &[(&str, &str)]| {
+        let env: Vec<_> = env.iter().copied().chain([("HTTPS_PROXY", &*proxy)]).collect();
+        let args = ["--json", "--offline", "--admin", &admin, "--provider", "openai", "--env", "MY_KEY"];
+        let env: Vec<_> = env.into_iter().chain([("MY_KEY", "sk-made-up-key")]).collect();
+        let output = doctor(&args, &config, stage.sidecar.dir(), &env);
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        report["cause"]["id"].as_str().map(str::to_owned)
+    };
+    let other = other.to_str().expect("a path");
+    for (env, expected) in [
+        (&[][..], Some("ca_not_trusted")),
+        (&[("SSL_CERT_FILE", other)], Some("ca_not_trusted")),
+        (&[("SSL_CERT_FILE", "/nowhere/made-up.pem")], Some("ca_not_trusted")),
+        (&[("SSL_CERT_FILE", &*bundle)], None),
+        (&[("NODE_EXTRA_CA_CERTS", &*path)], None),
+        (&[("NODE_EXTRA_CA_CERTS", &*path), ("REQUESTS_CA_BUNDLE", other)], Some("ca_not_trusted")),
+    ] {
+        assert_eq!(cause(env).as_deref(), expected, "{env:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn people_can_read_it() {
     let mut stage = Stage::new("", |_| ()).await;

@@ -10,6 +10,7 @@ mod probe;
 mod report;
 mod seen;
 mod steps;
+mod trust;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -156,6 +157,7 @@ fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
         }
         (true, ..) => bail!("--live: no provider is known; name one with --provider"),
     };
+    let trust = trust::look(&config, &surroundings);
     let probe = provider.filter(|_| !args.offline);
     let facts = Facts {
         seen: seen.as_ref(),
@@ -163,6 +165,7 @@ fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
         live,
         provider,
         variables: variables.as_ref(),
+        trust: trust.as_ref(),
         source,
         rules: &rules,
         probe: probe.map(|provider| Box::new(move || ask(provider, None)) as Box<dyn FnOnce() -> _>),

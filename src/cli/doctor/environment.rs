@@ -3,7 +3,7 @@
 //! Nothing is sent. At most 64 KiB of `.env` are read.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http::Method;
@@ -101,6 +101,12 @@ impl Surroundings {
             Ok(None) if std::env::var_os(name).is_some() => Some((Zeroizing::default(), false)),
             _ => self.file.iter().find(|(own, _)| own == name).map(|(_, value)| (value.clone(), true)),
         }
+    }
+
+    /// A file that a variable names.
+    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
+        let (value, _) = self.get(name).filter(|(value, _)| !value.trim().is_empty())?;
+        Some(PathBuf::from(value.as_str()))
     }
 
     /// The provider whose key is set, the first in the catalogue's order.

@@ -4,13 +4,16 @@
 //! Each outcome and each finding lives at one step ([`of_outcome`], [`of_finding`]). A finding on the failed call that explains
 //! its outcome is the cause; else the outcome is. Without an error, the first finding is worth knowing.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::environment::Variables;
+use super::environment::{AddressVariable, Variables};
 use super::probe::Probe;
 use super::report::{Cause, CauseKind, Report, Status, Step, StepReport};
 use super::seen::{Call, Key, Seen};
+use super::trust::Trust;
 use crate::call::{Fault, Finding, KeyPlace, Outcome};
 use crate::cli::explain::meaning;
 use crate::meter::Rules;
@@ -34,6 +37,8 @@ pub(super) struct Facts<'a> {
     pub live: Option<Call>,
     pub provider: Option<&'a Arc<Provider>>,
     pub variables: Option<&'a Variables>,
+    /// The local authority's file, and which variables bring it to a runtime; `None` when no call is opened with it.
+    pub trust: Option<&'a (PathBuf, Vec<Trust>)>,
     /// Who told, or why nobody did.
     pub source: String,
     pub rules: &'a Rules,
@@ -555,6 +560,40 @@ impl Doctor<'_> {
         (status, evidence, fix)
     }
 
+    /// Calls that pass as through a proxy are opened with the local authority: who does not trust it?
+    fn distrust(&self, evidence: &mut Vec<String>) -> Option<(&'static str, String)> {
+        let Some((path, trusts)) = self.facts.trust else {
+            evidence.push(
+                "calls through it are not opened: there is no local certificate authority, or it is off".to_owned(),
+            );
+            return None;
+        };
+        let mut is_known = false;
+        for trust in trusts {
+            match &trust.trusts {
+                Some(Ok(true)) => {
+                    is_known = true;
+                    evidence.push(format!("{} brings the local CA to {}", trust.name, trust.read_by));
+                }
+                Some(Ok(false)) => {
+                    evidence.push(format!("{}: the local CA is not in it ({})", trust.name, trust.read_by))
+                }
+                Some(Err(error)) => evidence.push(format!("{}: {error}", trust.name)),
+                None => {}
+            }
+        }
+        let is_wrong = trusts.iter().any(|trust| matches!(trust.trusts, Some(Ok(false) | Err(_))));
+        if is_known && !is_wrong {
+            return None;
+        }
+        if !is_known {
+            evidence.push(format!("no variable here brings the local CA ({}) to a runtime", path.display()));
+        }
+        let fix = "set NODE_EXTRA_CA_CERTS to what keytally ca path prints, SSL_CERT_FILE and REQUESTS_CA_BUNDLE to what \
+                   keytally ca bundle prints, or start the application with keytally run";
+        Some(("ca_not_trusted", fix.to_owned()))
+    }
+
     fn path(&mut self) -> Checked {
         let Some(proxy) = self.facts.seen.and_then(Seen::proxy) else {
             return skip("no sidecar was asked");
@@ -567,11 +606,7 @@ impl Doctor<'_> {
         let prefix = self.facts.provider.and_then(|provider| provider.prefixes().next()).unwrap_or("openai");
         let variables = self.facts.variables;
         for own in variables.iter().flat_map(|variables| &variables.base_urls) {
-            let leads = own.url.as_ref().is_some_and(|url| {
-                let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-                let is_here = matches!(host, "localhost" | "127.0.0.1" | "::1") || host == proxy.ip().to_string();
-                is_here && url.port_or_known_default() == Some(proxy.port())
-            });
+            let leads = leads_to(own, proxy);
             if leads {
                 evidence.push(format!("{} leads to the sidecar", own.name));
                 continue;
@@ -585,7 +620,15 @@ impl Doctor<'_> {
             self.found(Step::Path, "not_through_keytally", Status::Warn, &text);
             fix = Some(text);
         }
-        if let Some(own) = variables.and_then(|own| own.proxies.first().filter(|_| !own.loopback_excepted)) {
+        let through = variables.and_then(|own| own.proxies.iter().find(|own| leads_to(own, proxy)));
+        if let Some(own) = through {
+            evidence.push(format!("{} leads to the sidecar", own.name));
+            if let Some((problem, text)) = self.distrust(&mut evidence) {
+                status = Status::Warn;
+                self.found(Step::Path, problem, Status::Warn, &text);
+                fix = Some(text);
+            }
+        } else if let Some(own) = variables.and_then(|own| own.proxies.first().filter(|_| !own.loopback_excepted)) {
             let text = "set NO_PROXY=127.0.0.1,localhost, so that calls reach the sidecar";
             evidence.push(format!("{} is {}, and NO_PROXY does not except this machine", own.name, own.shown));
             status = Status::Warn;
@@ -603,6 +646,15 @@ impl Doctor<'_> {
         }
         (status, evidence, fix)
     }
+}
+
+/// The address is the sidecar's proxy port.
+fn leads_to(own: &AddressVariable, proxy: SocketAddr) -> bool {
+    own.url.as_ref().is_some_and(|url| {
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let is_here = matches!(host, "localhost" | "127.0.0.1" | "::1") || host == proxy.ip().to_string();
+        is_here && url.port_or_known_default() == Some(proxy.port())
+    })
 }
 
 fn skip(why: &str) -> Checked {

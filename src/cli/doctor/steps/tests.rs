@@ -19,6 +19,7 @@ fn report(key: &Key, rules: &Rules) -> Report {
         live: None,
         provider: None,
         variables: None,
+        trust: None,
         source: "a test".to_owned(),
         rules,
         probe: None,

@@ -4,7 +4,8 @@
 //! export is sent, the admin port stays for `shutdown.linger`. SIGHUP reads the configuration and the certificate authority
 //! again and reopens the call log.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -47,6 +48,8 @@ pub struct App {
     pub proxy: SocketAddr,
     /// The same over TLS, if configured.
     pub proxy_tls: Option<SocketAddr>,
+    /// Where redirected connections come in, if configured; the other family's loopback has the same port.
+    pub redirect: Option<SocketAddr>,
     /// The admin port.
     pub admin: SocketAddr,
     rooms: Arc<Rooms>,
@@ -183,10 +186,16 @@ impl App {
             Some(address) => Some(bind(&mut sockets, address, "listen.proxy_tls").await?),
             None => None,
         };
+        let redirect_listeners = match current.listen.redirect {
+            Some(address) => bind_both(&mut sockets, address).await?,
+            None => Vec::new(),
+        };
         sockets.all_taken()?;
         let (proxy, admin) = (listener.local_addr()?, admin_listener.local_addr()?);
         let proxy_tls = tls_listener.as_ref().map(TcpListener::local_addr).transpose()?;
-        let listeners: Arc<[SocketAddr]> = [proxy, admin].into_iter().chain(proxy_tls).collect();
+        let redirects = redirect_listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+        let redirect = redirects.first().copied();
+        let listeners: Arc<[SocketAddr]> = [proxy, admin].into_iter().chain(proxy_tls).chain(redirects).collect();
 
         let metrics = Metrics::new(metrics_config(&current));
         let meter = Meter::new(meter_config(&current)?);
@@ -229,7 +238,14 @@ impl App {
                 let face = |stream, arrival| Arc::clone(&serving).face(stream, arrival);
                 listen::accept(listener, &settings, phases.clone(), opened, face).await;
             };
-            tokio::join!(plain, tls);
+            let mut redirect_listeners = redirect_listeners.into_iter();
+            let redirected = |listener: Option<TcpListener>| async {
+                let Some(listener) = listener else { return };
+                let take = |stream, arrival| Arc::clone(&serving).redirected(stream, arrival, settings.callers.clone());
+                listen::accept(listener, &settings, phases.clone(), opened, take).await;
+            };
+            let (one, other) = (redirected(redirect_listeners.next()), redirected(redirect_listeners.next()));
+            tokio::join!(plain, tls, one, other);
         });
 
         let (stop_admin, mut admin_stopped) = watch::channel(false);
@@ -238,6 +254,7 @@ impl App {
             config: config.clone(),
             proxy,
             proxy_tls,
+            redirect,
             admin,
             phase: phase.subscribe(),
         };
@@ -246,10 +263,12 @@ impl App {
             let _ = admin_stopped.wait_for(|stop| *stop).await;
         }));
         let tls = proxy_tls.map(tracing::field::display);
-        tracing::info!(%proxy, proxy_tls = tls, %admin, version = env!("CARGO_PKG_VERSION"), "ready");
+        let redirected = redirect.map(tracing::field::display);
+        tracing::info!(%proxy, proxy_tls = tls, redirect = redirected, %admin, version = env!("CARGO_PKG_VERSION"), "ready");
         Ok(Self {
             proxy,
             proxy_tls,
+            redirect,
             admin,
             rooms,
             spine,
@@ -397,6 +416,28 @@ async fn bind(sockets: &mut Inherited, address: SocketAddr, setting: &str) -> an
     TcpListener::bind(address).await.with_context(|| {
         format!("{setting}: cannot listen on {address}; is another sidecar running, or the port taken?")
     })
+}
+
+/// Both loopback addresses, the given one first: a firewall sends either family to its own. A machine without the other
+/// family does without it.
+async fn bind_both(sockets: &mut Inherited, address: SocketAddr) -> anyhow::Result<Vec<TcpListener>> {
+    let first = bind(sockets, address, "listen.redirect").await?;
+    let port = first.local_addr()?.port();
+    let other: IpAddr = if address.is_ipv4() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+    let second = match sockets.take((other, port).into()) {
+        Some(socket) => TcpListener::from_std(socket),
+        None => TcpListener::bind((other, port)).await,
+    };
+    match second {
+        Ok(second) => Ok(vec![first, second]),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            Err(error).with_context(|| format!("listen.redirect: cannot listen on port {port} of {other} as well"))
+        }
+        Err(error) => {
+            tracing::info!(%error, address = %other, "redirected connections of this family are not taken");
+            Ok(vec![first])
+        }
+    }
 }
 
 /// Takes every later configuration over, and tells what became of each reload.
@@ -675,6 +716,7 @@ struct Status {
     config: ConfigHandle,
     proxy: SocketAddr,
     proxy_tls: Option<SocketAddr>,
+    redirect: Option<SocketAddr>,
     admin: SocketAddr,
     phase: watch::Receiver<Phase>,
 }
@@ -717,10 +759,15 @@ impl admin::StatusSource for Status {
         admin::RoomStatus {
             config_path: self.config.path().map(|path| path.display().to_string()),
             config_error: (!status.successful).then(|| "the file on disk is not what runs; see the log".to_owned()),
-            listeners: [("proxy", Some(self.proxy)), ("proxy_tls", self.proxy_tls), ("admin", Some(self.admin))]
-                .into_iter()
-                .filter_map(|(name, address)| Some(admin::ListenerStatus { name: name.to_owned(), address: address? }))
-                .collect(),
+            listeners: [
+                ("proxy", Some(self.proxy)),
+                ("proxy_tls", self.proxy_tls),
+                ("redirect", self.redirect),
+                ("admin", Some(self.admin)),
+            ]
+            .into_iter()
+            .filter_map(|(name, address)| Some(admin::ListenerStatus { name: name.to_owned(), address: address? }))
+            .collect(),
             exporters,
         }
     }

@@ -136,6 +136,7 @@ impl Checker<'_> {
             proxy: source.listen.or(own.listen.map(|a| a.0)).unwrap_or(file.listen.proxy.0),
             proxy_tls: file.listen.proxy_tls.as_ref().map(|a| a.0),
             admin: source.admin.or(own.admin.map(|a| a.0)).unwrap_or(file.listen.admin.0),
+            redirect: file.listen.redirect.map(|a| a.0),
             callers: file.listen.callers.0,
         };
         for (other, address) in [("listen.proxy", listen.proxy), ("listen.admin", listen.admin)] {
@@ -152,6 +153,15 @@ impl Checker<'_> {
             let text =
                 "listen.proxy is not a loopback address: whoever reaches it can send calls through, and keys cross";
             self.warnings.push(format!("{text} the network unencrypted ({})", listen.proxy));
+        }
+        if let Some(redirect) = listen.redirect {
+            if !redirect.ip().is_loopback() {
+                let text = format!("= \"{redirect}\": redirected connections arrive on loopback; write 127.0.0.1:4142");
+                self.wrong(Path::of(&[&"listen", &"redirect"]), text);
+            } else if redirect.port() != 0 && [listen.proxy.port(), listen.admin.port()].contains(&redirect.port()) {
+                let text = format!("{} is taken by another listener; write another port", shown(&redirect.to_string()));
+                self.wrong(Path::of(&[&"listen", &"redirect"]), text);
+            }
         }
         let key_defaults = KeyDefaults {
             anomaly_ratio: file.key_defaults.anomaly_ratio,

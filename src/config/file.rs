@@ -128,6 +128,9 @@ pub struct ListenFile {
     /// Metrics, health and status. Prometheus in another pod needs an address that it can reach.
     #[schemars(extend("x-env" = "KEYTALLY_ADMIN"))]
     pub admin: Address,
+    /// Connections that the firewall redirects come in here, on loopback and usually at port 4142; for none if left out.
+    /// See `keytally redirect`.
+    pub redirect: Option<Address>,
     /// Find out which process on this machine makes a call: its executable, container, pod or service, as far as the
     /// sidecar may see them. The record's `client`, unless the label `app` names it.
     pub callers: Switch,
@@ -135,7 +138,13 @@ pub struct ListenFile {
 
 impl Default for ListenFile {
     fn default() -> Self {
-        Self { proxy: Address(LISTEN_PROXY), proxy_tls: None, admin: Address(LISTEN_ADMIN), callers: Switch(true) }
+        Self {
+            proxy: Address(LISTEN_PROXY),
+            proxy_tls: None,
+            admin: Address(LISTEN_ADMIN),
+            redirect: None,
+            callers: Switch(true),
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub use walk::Step;
 pub const LISTEN_PROXY: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4141));
 /// Where metrics and health are: next to the proxy port.
 pub const LISTEN_ADMIN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4140));
+/// Where redirected connections come in, when `listen.redirect` is set: next to the proxy port.
+pub const LISTEN_REDIRECT_PORT: u16 = 4142;
 /// Ratio to the usual spend that is an anomaly; the alert rules assume the same when the gauge is missing.
 pub const ANOMALY_RATIO: f64 = 3.0;
 /// Spend under a dollar an hour is never worth a page.
@@ -163,6 +165,8 @@ pub struct Listen {
     pub proxy_tls: Option<SocketAddr>,
     /// Metrics, health and status.
     pub admin: SocketAddr,
+    /// Connections that the firewall redirects come in here, if anywhere; on loopback.
+    pub redirect: Option<SocketAddr>,
     /// Find out which process on this machine makes a call.
     pub callers: bool,
 }

@@ -31,7 +31,10 @@ fn problems_with(text: &str, env: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn without_a_file_the_defaults_hold() {
     let config = Config::default();
-    assert_eq!(config.listen, Listen { proxy: LISTEN_PROXY, proxy_tls: None, admin: LISTEN_ADMIN, callers: true });
+    assert_eq!(
+        config.listen,
+        Listen { proxy: LISTEN_PROXY, proxy_tls: None, admin: LISTEN_ADMIN, redirect: None, callers: true }
+    );
     assert_eq!(config.trace.sample, 1.0);
     assert_eq!(config.trace.keep_usd, Money::parse("0.5").unwrap());
     assert_eq!(config.trace.keep_duration, Duration::from_secs(60));
@@ -58,11 +61,11 @@ fn each_mistake_says_where_what_and_what_would_be_right() {
         ("birth_hold: 5s", "f.yaml:1:1: birth_hold: unknown setting here; did you mean metrics.birth_hold?"),
         (
             "listen:\n  port: 1",
-            "f.yaml:2:3: listen.port: unknown setting; known here: proxy, proxy_tls, admin, callers",
+            "f.yaml:2:3: listen.port: unknown setting; known here: proxy, proxy_tls, admin, redirect, callers",
         ),
         (
             "listen: [1]",
-            "f.yaml:1:9: listen: not a mapping; write its settings as name: value (proxy, proxy_tls, admin, callers)",
+            "f.yaml:1:9: listen: not a mapping; write its settings as name: value (proxy, proxy_tls, admin, redirect, callers)",
         ),
         (
             "listen: {proxy: 4141}",

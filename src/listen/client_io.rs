@@ -46,6 +46,8 @@ pub struct Ends {
     pub peer: SocketAddr,
     /// The other one, as the application sees it.
     pub local: SocketAddr,
+    /// The firewall of this machine, or pod, sent it here.
+    pub redirected: bool,
 }
 
 /// The application's socket, or what is spoken over it.
@@ -124,7 +126,7 @@ impl Ends {
     /// The application is on this machine, or in the same pod.
     pub fn is_local(&self) -> bool {
         let (peer, local) = (self.peer.ip().to_canonical(), self.local.ip().to_canonical());
-        peer.is_loopback() || peer == local
+        self.redirected || peer.is_loopback() || peer == local
     }
 }
 
@@ -232,7 +234,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (_server, peer) = listener.accept().await.unwrap();
-        let ends = Ends { peer, local: listener.local_addr().unwrap() };
+        let ends = Ends { peer, local: listener.local_addr().unwrap(), redirected: false };
         let client = client.into_std().unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
         assert!(still_open(ends));

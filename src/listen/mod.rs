@@ -14,6 +14,7 @@ mod client_io;
 mod inherited;
 pub mod leaf;
 pub mod permitted;
+pub mod redirect;
 pub mod tls;
 pub mod tunnel;
 
@@ -146,7 +147,7 @@ pub async fn accept<S, F, G>(
         let _ = stream.set_nodelay(true);
         // A connection that is gone already has no local address any more.
         let Ok(local) = stream.local_addr() else { continue };
-        let ends = Ends { peer, local };
+        let ends = Ends { peer, local, redirected: false };
         let callers = settings.callers.as_ref().filter(|_| ends.is_local());
         let caller = callers.map(|callers| callers.ask(ends));
         // A mutex only because the guard need not be `Sync`.

@@ -7,6 +7,7 @@
 pub mod forward;
 mod headers;
 pub mod intercept;
+mod redirect;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

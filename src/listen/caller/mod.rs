@@ -8,7 +8,7 @@
 //! processes that were found before are looked at first, then, at most ten times a second and for a fifth of the time,
 //! those of all. Bounds: [`QUEUE`] connections wait, further ones stay unknown; a scan looks at [`MAX_DESCRIPTORS`].
 
-mod process;
+pub(super) mod process;
 pub(super) mod socket;
 
 use std::collections::{HashMap, VecDeque};
@@ -213,7 +213,7 @@ mod tests {
     fn pair(address: &str) -> (TcpStream, Ends) {
         let listener = TcpListener::bind(address).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let ends = Ends { peer: client.local_addr().unwrap(), local: client.peer_addr().unwrap() };
+        let ends = Ends { peer: client.local_addr().unwrap(), local: client.peer_addr().unwrap(), redirected: false };
         std::mem::forget(listener);
         (client, ends)
     }
@@ -236,7 +236,8 @@ mod tests {
         let (client, ends) = pair("127.0.0.1:0");
         drop(client);
         assert_eq!(callers.ask(ends).known().await, None);
-        let strange = Ends { peer: "192.0.2.1:9".parse().unwrap(), local: "192.0.2.2:9".parse().unwrap() };
+        let strange =
+            Ends { peer: "192.0.2.1:9".parse().unwrap(), local: "192.0.2.2:9".parse().unwrap(), redirected: false };
         assert_eq!(callers.ask(strange).known().await, None);
     }
 

@@ -182,14 +182,16 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let ends = Ends { peer: client.local_addr().unwrap(), local: client.peer_addr().unwrap() };
+            let ends =
+                Ends { peer: client.local_addr().unwrap(), local: client.peer_addr().unwrap(), redirected: false };
             let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap());
             let in_table = tables.iter().find_map(|text| table::find(text, ends)).expect("in the table");
             assert_eq!(in_table.uid, rustix::process::getuid().as_raw());
             assert_eq!(diag::find(ends).expect("diagnostics"), Some(in_table), "{address}");
-            let nobody = Ends { peer: ends.peer, local: "192.0.2.1:9".parse().unwrap() };
+            let nobody = Ends { peer: ends.peer, local: "192.0.2.1:9".parse().unwrap(), redirected: false };
             assert_eq!(diag::find(nobody).unwrap(), None);
-            let listening = Ends { peer: listener.local_addr().unwrap(), local: "192.0.2.1:9".parse().unwrap() };
+            let listening =
+                Ends { peer: listener.local_addr().unwrap(), local: "192.0.2.1:9".parse().unwrap(), redirected: false };
             assert_eq!(find(listening), None, "a listener is no connection");
         }
         let listener = TcpListener::bind("[::]:0").unwrap();
@@ -197,8 +199,11 @@ mod tests {
         let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let (_, seen) = listener.accept().unwrap();
         assert!(seen.is_ipv6(), "a mapped address");
-        let found =
-            find(Ends { peer: seen, local: ("::ffff:127.0.0.1".parse::<std::net::IpAddr>().unwrap(), port).into() });
+        let found = find(Ends {
+            peer: seen,
+            local: ("::ffff:127.0.0.1".parse::<std::net::IpAddr>().unwrap(), port).into(),
+            redirected: false,
+        });
         assert!(found.is_some());
         drop(client);
     }

@@ -14,6 +14,7 @@ mod health;
 mod ledger;
 pub mod log;
 mod prices;
+mod redirect;
 mod run;
 mod statement;
 mod top;
@@ -107,6 +108,9 @@ enum Command {
     Log(calls::LogArgs),
     /// Write a month's account by team and key, against the month before, from the ledger
     Statement(statement::StatementArgs),
+    /// Firewall rules that send outgoing connections to the sidecar, for applications that cannot be changed (Linux)
+    #[command(subcommand)]
+    Redirect(redirect::RedirectCommand),
     /// Print the fingerprint of a key, which is read from standard input or a variable and never shown
     Fingerprint(fingerprint::FingerprintArgs),
     /// Make, show or rotate the certificate authority that opens TLS to providers
@@ -222,6 +226,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Usage(args) => usage::run(args),
         Command::Log(args) => calls::run(args),
         Command::Statement(args) => statement::run(args),
+        Command::Redirect(command) => redirect::run(command),
         Command::Fingerprint(args) => fingerprint::run(args),
         Command::Ca(args) => ca::run(args),
         Command::Demo(args) => finish(demo::run(args)),
@@ -297,6 +302,7 @@ fn summary(config: &Config) -> String {
     let (listen, count) = (&config.listen, |n: usize| n.to_string());
     let rows = [
         ("proxy", listen.proxy.to_string()),
+        ("redirect", listen.redirect.map_or_else(|| "none".to_owned(), |address| address.to_string())),
         ("proxy over TLS", listen.proxy_tls.map_or_else(|| "none".to_owned(), |address| address.to_string())),
         ("admin", listen.admin.to_string()),
         ("TLS interception", config.tls.intercept.to_string()),

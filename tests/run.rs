@@ -1,7 +1,7 @@
 //! `keytally run`: the command's environment, streams, signals and exit code are its own; its calls are told at the end.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -440,4 +440,88 @@ async fn calls_of_a_killed_command_are_told() {
     let summary: Value = serde_json::from_str(told.err.lines().last().expect("a line")).expect("JSON");
     assert_eq!(told.code, Some(137));
     assert_eq!((&summary["exit_code"], &summary["calls"]), (&Value::from(137), &Value::from(3)), "{summary}");
+}
+
+/// What `env` prints below `run --intercept`, with what the files hold that it names.
+fn intercepted(env: &[(&str, &str)], flags: &[&str]) -> Told {
+    let show = "env; for file in \"$SSL_CERT_FILE\" \"$AWS_CA_BUNDLE\" \"$NODE_EXTRA_CA_CERTS\"; do \
+                echo \"$file $(grep -c BEGIN \"$file\") $(grep -c made-up-line \"$file\")\"; done; \
+                stat -c 'mode %a' \"$(dirname \"$SSL_CERT_FILE\")\"";
+    let mut all = vec!["--intercept"];
+    all.extend(flags);
+    let mut run = Run::shell("tls: { ca_dir: no-such-directory }\n", &all, show);
+    for (name, value) in env {
+        run = run.env(name, value);
+    }
+    let told = run.output();
+    assert_eq!(told.code, Some(0), "{}", told.err);
+    told
+}
+
+#[test]
+fn intercept_sets_proxy_and_certificate_variables() {
+    let told = intercepted(&[], &[]);
+    let proxy = told.variable("HTTPS_PROXY").expect("a proxy").to_owned();
+    assert!(proxy.starts_with("http://127.0.0.1:"), "{proxy}");
+    for name in ["https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        assert_eq!(told.variable(name), Some(&*proxy), "{name}");
+    }
+    assert_eq!(told.variable("NO_PROXY"), Some("127.0.0.1,localhost"));
+    assert_eq!(told.variable("NODE_USE_ENV_PROXY"), Some("1"));
+    assert_eq!(told.variable("OPENAI_BASE_URL"), None, "no base URLs");
+    let bundle = told.variable("SSL_CERT_FILE").expect("a file").to_owned();
+    for name in ["REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
+        assert_eq!(told.variable(name), Some(&*bundle), "{name}");
+    }
+    let own = told.variable("NODE_EXTRA_CA_CERTS").expect("a file").to_owned();
+    let count = |file: &str| {
+        let line = told.out.lines().find_map(|line| line.strip_prefix(&format!("{file} ")));
+        line.and_then(|line| line.split(' ').next()?.parse::<u32>().ok()).expect("a number of certificates")
+    };
+    assert_eq!(count(&own), 1, "Node.js adds it to its own");
+    assert!(count(&bundle) > 20, "the system's, and one more: {}", count(&bundle));
+    assert!(told.out.contains("mode 700"), "{}", told.out);
+    // Made for this run, and gone with it.
+    assert!(!Path::new(&bundle).exists() && !Path::new(&own).exists(), "{bundle} is left");
+    assert!(told.err.contains("takes no notice of HTTPS_PROXY"), "{}", told.err);
+}
+
+#[test]
+fn intercept_follows_what_the_user_has_set_and_says_so() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let theirs = dir.path().join("theirs.pem");
+    std::fs::write(&theirs, "made-up-line\n").expect("written");
+    let theirs = theirs.to_str().expect("UTF-8");
+    let env = [
+        ("AWS_CA_BUNDLE", theirs),
+        ("NODE_EXTRA_CA_CERTS", theirs),
+        ("CURL_CA_BUNDLE", "/no/such/file"),
+        ("HTTPS_PROXY", "http://user:made-up-password@proxy.example:3128"),
+        ("NO_PROXY", "intranet.example"),
+        ("NODE_USE_ENV_PROXY", "0"),
+    ];
+    let told = intercepted(&env, &[]);
+    for name in ["AWS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"] {
+        let file = told.variable(name).expect("a file");
+        assert!(file.ends_with(&format!("{name}.pem")), "{file}");
+        assert!(told.out.contains(&format!("{file} 1 1")), "theirs and ours: {}", told.out);
+        assert!(told.err.contains(&format!("{name} is set by you: the command gets its certificates")), "{}", told.err);
+    }
+    assert_eq!(told.variable("CURL_CA_BUNDLE"), Some("/no/such/file"));
+    assert_eq!(told.variable("NO_PROXY"), Some("intranet.example,127.0.0.1,localhost"));
+    assert_eq!(told.variable("NODE_USE_ENV_PROXY"), Some("0"));
+    assert!(told.variable("HTTPS_PROXY").is_some_and(|proxy| proxy.starts_with("http://127.0.0.1:")));
+    for said in [
+        "CURL_CA_BUNDLE is set by you to what",
+        "HTTPS_PROXY is set by you",
+        "NO_PROXY is set by you",
+        "NODE_USE_ENV_PROXY is set by you",
+    ] {
+        assert!(told.err.contains(said), "{said}: {}", told.err);
+    }
+    assert!(!told.err.contains("made-up-password"), "{}", told.err);
+    let replaced = intercepted(&env, &["--override"]);
+    assert!(!replaced.err.contains("is set by you"), "{}", replaced.err);
+    assert_eq!(replaced.variable("AWS_CA_BUNDLE"), replaced.variable("SSL_CERT_FILE"));
+    assert_eq!(replaced.variable("NO_PROXY"), Some("127.0.0.1,localhost"));
 }

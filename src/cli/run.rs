@@ -1,11 +1,13 @@
 //! `keytally run -- COMMAND`: a sidecar of its own for one command, on free ports, for as long as the command runs.
 //!
-//! In: a command and its arguments. It gets base-URL variables that lead to the sidecar ([`variables`]), keytally's own
+//! In: a command and its arguments. It gets base-URL variables that lead to the sidecar ([`variables`]), or proxy and
+//! certificate variables ([`intercept`]), keytally's own
 //! standard streams and its signals ([`child`]); keytally ends with its exit code. Out, on standard error or in a file:
 //! what the calls came to ([`summary`]). Standard output is the command's alone: call records for `-` are not written.
 //! `RUST_LOG` is taken to be the command's. Nothing of the sidecar's is logged below `warn`.
 
 mod child;
+mod intercept;
 mod summary;
 pub(super) mod variables;
 
@@ -29,6 +31,7 @@ use crate::ledger::{LedgerError, Lock};
 use crate::meter::Rules;
 use crate::provider::Catalog;
 
+use intercept::Intercepting;
 use summary::{Ran, Tally};
 use variables::{OWN_URL, Plan};
 
@@ -53,9 +56,13 @@ pub(super) struct RunArgs {
     /// Write it to this file instead of standard error
     #[arg(long, value_name = "FILE")]
     summary_file: Option<PathBuf>,
-    /// Replace base-URL variables that you have set, instead of following them
+    /// Replace variables that you have set, instead of following them
     #[arg(long = "override")]
     replace: bool,
+    /// Set proxy and certificate variables instead of base URLs, and open the TLS of calls to providers with a CA that is
+    /// made for this run, or with that of `keytally ca` if there is one
+    #[arg(long)]
+    intercept: bool,
     /// The command and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(super) command: Vec<OsString>,
@@ -99,7 +106,10 @@ pub(super) fn run(args: RunArgs) -> ExitCode {
 
 async fn with_sidecar(args: RunArgs, mut config: Config) -> anyhow::Result<ExitCode> {
     let environment = Environment::default();
-    let plan = plan(&variables::with_dotenv(Path::new(".env")), &mut config, args.replace)?;
+    let (plan, intercepting) = match args.intercept {
+        true => (Plan::default(), Some(Intercepting::prepare(&environment, &mut config, args.replace)?)),
+        false => (plan(&variables::with_dotenv(Path::new(".env")), &mut config, args.replace)?, None),
+    };
     if config.calls == Some(CallsSink::Stdout) {
         config.calls = None;
         complain("keytally: standard output is the command's: call records are not written to it");
@@ -119,14 +129,17 @@ async fn with_sidecar(args: RunArgs, mut config: Config) -> anyhow::Result<ExitC
     let app = App::start(ConfigHandle::fixed(config)).await?;
     let tally = Arc::new(Mutex::new(Tally::default()));
     let adding = tokio::spawn(add_up(app.records(RECORDS), Arc::clone(&tally)));
-    for note in &plan.notes {
+    for note in plan.notes.iter().chain(intercepting.iter().flat_map(|intercepting| &intercepting.notes)) {
         complain(&format!("keytally: {note}"));
     }
 
     let mut command = Command::new(&args.command[0]);
     command.args(&args.command[1..]);
-    command.envs(variables::no_proxy(&environment));
     let url = format!("http://{}", app.proxy);
+    match &intercepting {
+        Some(intercepting) => command.envs(intercepting.variables(&url)),
+        None => command.envs(variables::no_proxy(&environment)),
+    };
     command.envs(plan.paths.iter().map(|(name, path)| (name, format!("{url}{path}"))));
     command.env(OWN_URL, &url);
     let started = Instant::now();
@@ -151,7 +164,7 @@ async fn with_sidecar(args: RunArgs, mut config: Config) -> anyhow::Result<ExitC
         _ = signals.next() => tracing::warn!("stopped at once by a signal; the summary may lack the last calls"),
     }
     let tally = std::mem::take(&mut *tally.lock().unwrap_or_else(PoisonError::into_inner));
-    let ran = Ran { code: child::code(status), took, unseen: &plan.unseen };
+    let ran = Ran { code: child::code(status), took, unseen: &plan.unseen, intercepting: args.intercept };
     if let Err(error) = tell(&args, &tally, &ran, &rules) {
         complain(&format!("keytally: {error:#}"));
     }
@@ -198,6 +211,11 @@ fn tell(args: &RunArgs, tally: &Tally, ran: &Ran<'_>, rules: &Rules) -> anyhow::
 
 fn no_calls(ran: &Ran<'_>) -> String {
     let why = match ran.unseen {
+        [] if ran.intercepting => {
+            "it made none, or takes no notice of HTTPS_PROXY (Node.js before 22.21, the AWS SDK for \
+                                   JavaScript and aiohttp by themselves do not): see keytally redirect"
+                .to_owned()
+        }
         [] => "it made none, or sets its base URL in code, or its SDK reads no base-URL variable (Bedrock never \
                comes this way)"
             .to_owned(),

@@ -73,6 +73,8 @@ pub(super) struct Ran<'r> {
     pub(super) took: Duration,
     /// Variables whose calls are not seen.
     pub(super) unseen: &'r [&'static str],
+    /// The command's variables name a proxy, not base URLs.
+    pub(super) intercepting: bool,
 }
 
 // === impl Sum ===

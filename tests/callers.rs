@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use keytally::demo::simulator::{Answer, Simulator};
 use serde_json::Value;
 
+use crate::support::sidecar::readable_by_all;
 use crate::support::{Sidecar, get, post_json, skip};
 
 const TARGET: &str = "/openai/v1/chat/completions";
@@ -116,11 +117,8 @@ async fn without_permission_there_is_no_client_and_no_error() {
     let path = calls.path().join("calls.jsonl");
     let config = format!("{config}export: {{ calls: {{ path: \"{}\" }} }}\n", path.display());
     let sidecar = Sidecar::start_with(&config, |command| {
-        use std::os::unix::fs::PermissionsExt;
         use std::os::unix::process::CommandExt;
-        let file = std::path::PathBuf::from(command.get_args().last().expect("the configuration's path"));
-        let directory = file.parent().expect("a directory");
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).expect("readable by all");
+        readable_by_all(command);
         command.uid(65534).gid(65534);
     });
     for _ in 0..3 {

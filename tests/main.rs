@@ -33,6 +33,8 @@ mod lifecycle;
 mod observe;
 /// Canaries in every place of a call, then a search of every sink.
 mod privacy;
+/// Redirected connections, in a network namespace.
+mod redirect;
 /// `keytally run`: a command with a sidecar of its own.
 mod run;
 /// The SDKs that people use, unchanged.

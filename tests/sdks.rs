@@ -1,6 +1,8 @@
 //! The SDKs that people use, unchanged: each makes of an answer through the sidecar what it makes of it without, and the
 //! call record says what the SDK saw. Against recorded answers, and against a mock LLM server that is not ours.
 
+mod ways;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;

@@ -1,7 +1,7 @@
 // Drives each Node SDK through the same cases against several base URLs; prints what the SDK made of the answers.
 //
 // Usage: node_sdks.mjs PLAN, in the directory that holds node_modules. The plan is a JSON object: `runs` maps a run's name
-// to base URLs by provider, `faults` asks for the cases of a provider that breaks down, `variables` gives base URLs by
+// to base URLs by provider (an SDK whose provider has none is left as it is), `faults` asks for the cases of a provider that breaks down, `variables` gives base URLs by
 // environment variable. One JSON line goes to standard output: run, SDK, case, result. Then the process stays until its
 // standard input closes: a stream that was left must have ended by then. The provider answers by the model's name, which is SDK and case (openai.case-plain).
 import { createRequire } from "node:module";
@@ -14,8 +14,10 @@ const KEY = "sk-made-up-key-for-tests";
 const HELLO = [{ role: "user", content: "Hello" }];
 const PARAMETERS = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
 
-// How an SDK is told its base URL: by an argument, or by a variable that it reads itself.
+// How an SDK is told its base URL: by an argument, or by a variable that it reads itself; or not at all.
+const versioned = (url) => url && url + "/v1";
 const base = (argument, variable, url) => {
+  if (url === undefined) return {};
   if (!PLAN.variables) return { [argument]: url };
   process.env[variable] = url;
   return {};
@@ -41,7 +43,7 @@ const last = (values, usage) => values.map(usage).filter(Boolean).at(-1);
 // Each SDK: `ask` for a whole answer, `stream` for events, `tokens` in and out as the SDK reports them.
 async function openai(bases, maxRetries = 0) {
   const { default: OpenAI } = await load("openai");
-  const client = new OpenAI({ ...base("baseURL", "OPENAI_BASE_URL", bases.openai + "/v1"), apiKey: KEY, maxRetries });
+  const client = new OpenAI({ ...base("baseURL", "OPENAI_BASE_URL", versioned(bases.openai)), apiKey: KEY, maxRetries });
   const tool = { type: "function", function: { name: "get_weather", parameters: PARAMETERS } };
   const create = (body) => client.chat.completions.create({ messages: HELLO, ...body }).withResponse();
   return {
@@ -62,7 +64,7 @@ async function openai(bases, maxRetries = 0) {
 
 async function openaiResponses(bases) {
   const { default: OpenAI } = await load("openai");
-  const client = new OpenAI({ ...base("baseURL", "OPENAI_BASE_URL", bases.openai + "/v1"), apiKey: KEY, maxRetries: 0 });
+  const client = new OpenAI({ ...base("baseURL", "OPENAI_BASE_URL", versioned(bases.openai)), apiKey: KEY, maxRetries: 0 });
   const tool = { type: "function", name: "get_weather", parameters: PARAMETERS, strict: false };
   const create = (body) => client.responses.create({ input: "Hello", ...body }).withResponse();
   return {
@@ -140,7 +142,7 @@ async function google(bases) {
 async function ai(bases) {
   const { generateText, streamText, tool, jsonSchema } = await load("ai");
   const { createOpenAI } = await load("@ai-sdk/openai");
-  const provider = createOpenAI({ ...base("baseURL", "OPENAI_BASE_URL", bases.openai + "/v1"), apiKey: KEY });
+  const provider = createOpenAI({ ...base("baseURL", "OPENAI_BASE_URL", versioned(bases.openai)), apiKey: KEY });
   const ask = (name) => ({ model: provider.chat(name), prompt: "Hello", maxRetries: 0 });
   const tools = { get_weather: tool({ inputSchema: jsonSchema(PARAMETERS) }) };
   // Ids that the SDK makes up are left out.

@@ -1,7 +1,8 @@
 """Drives each Python SDK through the same cases against several base URLs; prints what the SDK made of the answers.
 
-Usage: python_sdks.py PLAN. The plan is a JSON object: `runs` maps a run's name to base URLs by provider, `faults` asks for
-the cases of a provider that breaks down, `variables` gives base URLs by environment variable. One JSON line goes to standard output: run, SDK, case, result. Then the process
+Usage: python_sdks.py PLAN. The plan is a JSON object: `runs` maps a run's name to base URLs by provider (an SDK whose provider
+has none is left as it is: the provider's own, or what the environment says), `faults` asks for the cases of a provider that
+breaks down, `variables` gives base URLs by environment variable. One JSON line goes to standard output: run, SDK, case, result. Then the process
 stays, clients and all, until its standard input closes: a stream that was left must have ended by then.
 
 The provider answers by the model's name, which is SDK and case (openai.case-plain).
@@ -58,11 +59,17 @@ def failure(error):
 
 
 def base(argument, variable, url):
-    """How an SDK is told its base URL: by an argument, or by a variable that it reads itself."""
+    """How an SDK is told its base URL: by an argument, or by a variable that it reads itself; or not at all."""
+    if url is None:
+        return {}
     if not PLAN["variables"]:
         return {argument: url}
     os.environ[variable] = url
     return {}
+
+
+def versioned(url):
+    return url and url + "/v1"
 
 
 def add(*numbers):
@@ -99,7 +106,7 @@ class OpenAI(Chat):
     def __init__(self, bases, **options):
         import openai
 
-        options = {"max_retries": 0, **base("base_url", "OPENAI_BASE_URL", bases["openai"] + "/v1"), **options}
+        options = {"max_retries": 0, **base("base_url", "OPENAI_BASE_URL", versioned(bases.get("openai"))), **options}
         self.client = openai.OpenAI(api_key=KEY, **options)
         self.create = self.client.chat.completions.with_raw_response.create
 
@@ -128,7 +135,7 @@ class Anthropic(Chat):
     def __init__(self, bases, **options):
         import anthropic
 
-        options = {"max_retries": 0, **base("base_url", "ANTHROPIC_BASE_URL", bases["anthropic"]), **options}
+        options = {"max_retries": 0, **base("base_url", "ANTHROPIC_BASE_URL", bases.get("anthropic")), **options}
         self.client = anthropic.Anthropic(api_key=KEY, **options)
         raw = self.client.messages.with_raw_response.create
         self.create = lambda stream_options=None, **body: raw(max_tokens=100, **body)
@@ -147,7 +154,7 @@ class Google(Chat):
         from google import genai
         from google.genai import types
 
-        where = base("base_url", "GOOGLE_GEMINI_BASE_URL", bases["gemini"])
+        where = base("base_url", "GOOGLE_GEMINI_BASE_URL", bases.get("gemini"))
         options = types.HttpOptions(api_version=bases.get("gemini version"), **where)
         # Closes its connections when it is dropped.
         self.client = genai.Client(api_key=KEY, http_options=options)
@@ -179,7 +186,9 @@ class Mistral(Chat):
     def __init__(self, bases):
         from mistralai.client import Mistral as Client
 
-        self.chat = Client(api_key=KEY, server_url=bases["mistral"]).chat
+        # It reads no variable: below `keytally run` its URL is written in code.
+        own = os.environ.get("KEYTALLY_URL") if "HTTPS_PROXY" not in os.environ else None
+        self.chat = Client(api_key=KEY, server_url=bases.get("mistral", own and own + "/mistral")).chat
 
     def ask(self, model, tools=None):
         return self.chat.complete(model=model, messages=HELLO, tools=tools), None
@@ -194,7 +203,7 @@ class Mistral(Chat):
 
 class Cohere(Chat):
     def __init__(self, bases):
-        where = base("base_url", "CO_API_URL", bases["cohere"])
+        where = base("base_url", "CO_API_URL", bases.get("cohere"))
         # It reads the variable when it is imported.
         for name in [name for name in sys.modules if name.partition(".")[0] == "cohere"]:
             del sys.modules[name]
@@ -223,7 +232,7 @@ class Groq(Chat):
     def __init__(self, bases):
         import groq
 
-        client = groq.Groq(api_key=KEY, max_retries=0, **base("base_url", "GROQ_BASE_URL", bases["groq"]))
+        client = groq.Groq(api_key=KEY, max_retries=0, **base("base_url", "GROQ_BASE_URL", bases.get("groq")))
         raw = client.chat.completions.with_raw_response.create
         self.create = lambda stream_options=None, **body: raw(**body)
 
@@ -238,7 +247,7 @@ class LiteLLM(Chat):
         import litellm
 
         litellm.suppress_debug_info = True
-        where = base("api_base", "OPENAI_BASE_URL", bases["openai"] + "/v1")
+        where = base("api_base", "OPENAI_BASE_URL", versioned(bases.get("openai")))
         self.base = {"api_key": KEY, "max_retries": 0, "messages": HELLO, **where}
         self.completion = litellm.completion
 
@@ -258,7 +267,7 @@ class LangChain(Chat):
         from langchain_openai import ChatOpenAI
 
         options = {"api_key": KEY, "max_retries": 0, "include_response_headers": True, "stream_usage": True}
-        options |= base("base_url", "OPENAI_BASE_URL", bases["openai"] + "/v1")
+        options |= base("base_url", "OPENAI_BASE_URL", versioned(bases.get("openai")))
         self.model = lambda name: ChatOpenAI(model=name, **options)
 
     def ask(self, model, tools=None):

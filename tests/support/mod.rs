@@ -4,6 +4,7 @@
 pub mod client;
 pub mod collector;
 pub mod metrics;
+pub mod netns;
 pub mod recorded;
 pub mod sidecar;
 pub mod wire;

@@ -28,6 +28,11 @@ impl Sidecar {
 
     /// As [`Sidecar::start`], with further arguments or variables.
     pub fn start_with(config: &str, adjust: impl FnOnce(&mut Command)) -> Self {
+        Self::start_under(&[], config, adjust)
+    }
+
+    /// As [`Sidecar::start_with`], run by another program that becomes it (`ip netns exec`, `setpriv`).
+    pub fn start_under(prefix: &[String], config: &str, adjust: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let calls = dir.path().join("calls.jsonl");
         let mut text = config.to_owned();
@@ -36,8 +41,10 @@ impl Sidecar {
         }
         let file = dir.path().join("keytally.yaml");
         std::fs::write(&file, text).expect("config written");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keytally"));
+        let words = prefix.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_keytally")]).collect::<Vec<_>>();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"])
             .arg(&file)
             .stdin(Stdio::null())
@@ -164,6 +171,14 @@ impl Drop for Sidecar {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Lets a sidecar of another user read its configuration: for [`Sidecar::start_under`].
+pub fn readable_by_all(command: &mut Command) {
+    use std::os::unix::fs::PermissionsExt;
+    let file = PathBuf::from(command.get_args().last().expect("the configuration's path"));
+    let directory = file.parent().expect("a directory");
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).expect("readable by all");
 }
 
 /// Reads the two addresses from the log line that says that the sidecar is ready.

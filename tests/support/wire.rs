@@ -113,6 +113,28 @@ impl Authority {
     }
 }
 
+/// Providers under their real names: TLS at `listener`, with a certificate of `authority` for the name that a client asks
+/// for, and behind it the plain server that `places` has for that name. Other names are refused.
+pub async fn serve_names(listener: TcpListener, authority: Arc<Authority>, places: Vec<(&'static str, SocketAddr)>) {
+    let acceptors: Vec<_> =
+        places.iter().map(|(name, place)| (*name, *place, authority.acceptor(name, &["http/1.1"], false))).collect();
+    let acceptors = Arc::new(acceptors);
+    loop {
+        let (stream, _) = listener.accept().await.expect("accept");
+        let acceptors = Arc::clone(&acceptors);
+        tokio::spawn(async move {
+            let hello = tokio_rustls::LazyConfigAcceptor::new(Default::default(), stream).await;
+            let Ok(hello) = hello else { return };
+            let wanted = hello.client_hello().server_name().map(str::to_owned);
+            let found = acceptors.iter().find(|(name, ..)| wanted.as_deref() == Some(*name));
+            let Some((_, place, acceptor)) = found else { return };
+            let Ok(mut client) = hello.into_stream(Arc::clone(acceptor.config())).await else { return };
+            let Ok(mut server) = TcpStream::connect(place).await else { return };
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+        });
+    }
+}
+
 fn rand_suffix(key: &rcgen::KeyPair) -> String {
     use rcgen::PublicKeyData;
     key.der_bytes().iter().rev().take(6).map(|byte| format!("{byte:02x}")).collect()

@@ -11,7 +11,8 @@ stamp=$(cat tests/tools/requirements.txt tests/tools/package.json tests/tools/in
 packages=''
 for wanted in promtool:prometheus prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager \
     amtool:prometheus-alertmanager chromium:chromium tmux:tmux buildah:buildah podman:podman runc:runc skopeo:skopeo \
-    newuidmap:uidmap catatonit:catatonit musl-gcc:musl-tools systemd-analyze:systemd unzip:unzip; do
+    newuidmap:uidmap catatonit:catatonit musl-gcc:musl-tools systemd-analyze:systemd unzip:unzip \
+    nft:nftables iptables:iptables ip:iproute2 setpriv:util-linux curl:curl; do
     command -v "${wanted%%:*}" >/dev/null || packages="$packages ${wanted#*:}"
 done
 [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || packages="$packages libfaketime"

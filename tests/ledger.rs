@@ -1,7 +1,10 @@
-//! The ledger of real sidecars: what the commands say of it, and what a kill costs it.
+//! The ledger of real sidecars: what the commands say of it, and what becomes of it when the process, the disk or the file
+//! goes wrong.
 
 mod commands;
 mod crash;
+mod disk;
+mod restarts;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -82,6 +85,13 @@ async fn health(sidecar: &Sidecar) -> (bool, String) {
     let exporters = status["exporters"].as_array().expect("exporters").clone();
     let ledger = exporters.iter().find(|exporter| exporter["name"] == "ledger").expect("a ledger");
     (ledger["healthy"].as_bool().expect("a flag"), ledger["detail"].as_str().expect("a detail").to_owned())
+}
+
+/// Rows that were counted as lost.
+async fn dropped(sidecar: &Sidecar) -> f64 {
+    let samples = sidecar.metrics().await;
+    let ledger = samples.all("keytally_telemetry_dropped_total").filter(|(labels, _)| labels["signal"] == "ledger");
+    ledger.map(|(_, value)| value).sum()
 }
 
 /// The binary with these arguments, without any configuration of the environment.

@@ -25,7 +25,7 @@ mod deploy;
 mod doctor;
 /// `keytally explain`: every known error, pasted.
 mod explain;
-/// The ledger: commands, kills.
+/// The ledger: commands, kills, full disks, restarts.
 mod ledger;
 /// Signals, drain, reload, exit codes.
 mod lifecycle;

@@ -147,10 +147,13 @@ def _blind():
         series(
             10, "sidecar/tunnelled", "Connections that passed unread, per second",
             "The known blind spot: nothing is known of the calls in them. First fix by reason: pinned: use the base URL for this "
-            "client; unknown_host: add the provider; intercept_off: turn it on.",
+            "client; unknown_host: add the provider; no_ca: keytally ca init; not_permitted: keytally ca rotate; intercept_off: turn it "
+            "on.",
             [query(f"sum by (reason) (rate(keytally_tunnelled_connections_total{{{S}}}{RATE}))", "{{reason}}")],
             width=8, soft_maximum=1, names={"unknown_host": "host not in the catalogue", "intercept_off": "interception is off",
-                            "pinned": "client pins certificates", "not_http": "not HTTP"},
+                            "no_ca": "no CA yet", "not_permitted": "CA may not vouch for the host",
+                            "pinned": "client pins certificates", "encrypted_hello": "server name is encrypted",
+                            "old_tls": "TLS before 1.2", "not_http": "not HTTP"},
         ),
         series(
             11, "sidecar/taps", "Bodies that could not be read, per second",

@@ -86,8 +86,10 @@ def _now():
             "Every alert of keytally's rules that fires now, whatever the filters above say. The last column opens the "
             "runbook: what it means, how to see it, the first fix, how to silence it rightly.",
             [query(
-                _ranked('label_replace(ALERTS_FOR_STATE{alertname=~"Keytally.*"} * 1000, "runbook", "$1", "alertname", "(.+)")')
-                + f" and ignoring (alertstate, runbook, rank) ALERTS{{{FIRING}}}",
+                _ranked(
+                    'label_replace(ALERTS_FOR_STATE{alertname=~"Keytally.*"} * 1000 and ignoring (alertstate) '
+                    f'ALERTS{{{FIRING}}}, "runbook", "$1", "alertname", "(.+)")'
+                ),
                 instant=True,
             )],
             [

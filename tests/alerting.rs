@@ -8,6 +8,7 @@ pub mod promql;
 mod routing;
 pub mod rules;
 mod runbook;
+mod simulation;
 
 use std::path::{Path, PathBuf};
 

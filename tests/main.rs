@@ -15,6 +15,8 @@ mod callers;
 mod corpus;
 /// The shipped dashboards.
 mod dashboards;
+/// A scripted day of trouble, with real Prometheus and Alertmanager: the alerts arrive, the panels have data.
+mod day;
 /// Every format's decoder: recorded answers cut at every byte, and compressed four ways.
 mod decoders;
 /// `keytally demo`, the whole story.

@@ -71,7 +71,8 @@ fn errors_have_their_code() {
 fn the_summary_tells_what_was_understood() {
     let text = summary(&Config::default());
     assert!(text.contains("proxy              127.0.0.1:4141\n"), "{text}");
-    assert_eq!(text.lines().count(), 11);
+    assert!(text.contains("redirect           none\n"), "{text}");
+    assert_eq!(text.lines().count(), 12);
 }
 
 /// Help of every command and the exit codes stand in the documentation as the program prints them.

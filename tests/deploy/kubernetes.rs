@@ -232,3 +232,56 @@ fn a_chart_of_an_application_takes_its_sidecar_from_ours() {
         assert!(known.contains(&(name, path.to_owned())), "{entry}");
     }
 }
+
+/// What a pod whose connections are redirected must have: the rules and the CA are there before the application, the
+/// sidecar's user is nobody else's, and of the CA the application sees the certificates alone.
+#[track_caller]
+fn assert_transparent(documents: &[Value], deployment: &str) {
+    assert_sidecar(documents, deployment);
+    let (pod, sidecar) = pod(find(documents, "Deployment", deployment));
+    let containers = pod["initContainers"].as_array().expect("initContainers");
+    let named = |name: &str| containers.iter().find(|one| one["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+    let (redirect, ca) = (named("keytally-redirect"), named("keytally-ca"));
+    let user = sidecar["securityContext"]["runAsUser"].as_u64().expect("a user");
+    assert_ne!(user, 65532, "distroless applications have that one");
+    assert_eq!(redirect["args"], json!(["redirect", "install", "--uid", user.to_string()]));
+    assert_eq!(redirect["securityContext"]["capabilities"], json!({ "drop": ["ALL"], "add": ["NET_ADMIN"] }));
+    assert_eq!(ca["args"], json!(["ca", "bundle"]));
+    assert_eq!(ca["securityContext"]["runAsUser"], user, "who makes the key must be who reads it");
+
+    let config = find(documents, "ConfigMap", config_map(pod))["data"]["keytally.yaml"].as_str().expect("the file");
+    let config = &super::documents(config)[0];
+    assert_eq!(config["listen"]["redirect"], "127.0.0.1:4142", "where `keytally redirect install` sends connections");
+    assert_eq!(config["tls"]["intercept"].as_str().unwrap_or("on"), "on");
+    let state = config["tls"]["ca_dir"].as_str().expect("a place for the CA");
+    for container in [sidecar, ca] {
+        let mounts = container["volumeMounts"].as_array().expect("mounts");
+        assert!(mounts.iter().any(|mount| mount["name"] == "keytally-ca" && mount["mountPath"] == state), "{mounts:?}");
+    }
+    let app = &pod["containers"][0];
+    let mounts = app["volumeMounts"].as_array().expect("mounts");
+    let mount = mounts.iter().find(|mount| mount["name"] == "keytally-ca").expect("the certificates");
+    assert_eq!(mount["subPath"], "bundle.pem", "the name that `keytally ca bundle` gives it; never the directory");
+    assert_eq!(mount["readOnly"], true);
+}
+
+#[test]
+fn a_pod_is_led_through_its_sidecar_without_knowing() {
+    let Some(tools) = tools() else { return skip("kubectl, helm or kubernetes-validate") };
+    let rendered = tools.kustomize("deploy/kubernetes/example-transparent");
+    assert_transparent(&rendered, "app");
+    let app = &find(&rendered, "Deployment", "app")["spec"]["template"]["spec"]["containers"][0];
+    let from = app["envFrom"][0]["configMapRef"]["name"].as_str().expect("envFrom");
+    let trust = find(&rendered, "ConfigMap", from)["data"].as_object().expect("variables");
+    assert!(trust.len() >= 5 && trust.values().all(|file| *file == app["volumeMounts"][0]["mountPath"]), "{trust:?}");
+
+    let charts = charts(&tools);
+    let rendered = tools.template(charts.path(), "example", &["--set", "keytally.transparent.enabled=true"]);
+    assert_transparent(&rendered, "shop");
+    let (pod, _) = pod(find(&rendered, "Deployment", "shop"));
+    let app = &pod["containers"][0];
+    let env = app["env"].as_array().expect("env");
+    let files = env.iter().filter(|entry| entry["value"] == app["volumeMounts"][0]["mountPath"]);
+    assert_eq!(files.count(), 5, "{env:?}");
+    assert!(!env.iter().any(|entry| entry["name"] == "OPENAI_BASE_URL"), "no base URL is needed: {env:?}");
+}

@@ -3,9 +3,10 @@ What an application's own chart takes from here, with `keytally` among its depen
 `include "keytally.sidecar" .`, from this chart or from one that has it as a subchart:
 
   keytally.podLabels  labels of the pod template
-  keytally.sidecar    an item of spec.initContainers
+  keytally.sidecar    items of spec.initContainers
   keytally.volumes    items of spec.volumes
-  keytally.env        items of the application container's env: base URLs
+  keytally.env        items of the application container's env: base URLs, or with transparent.enabled the certificates
+  keytally.volumeMounts  items of its volumeMounts; none without transparent.enabled
   keytally.terminationGracePeriodSeconds
 */}}
 
@@ -34,13 +35,78 @@ keytally-release: {{ .Release.Name | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "keytally.env" -}}
-{{- range $name, $path := (include "keytally.values" . | fromJson).baseUrls }}
+{{- $values := include "keytally.values" . | fromJson -}}
+{{- if $values.transparent.enabled }}
+{{- range $name := list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "AWS_CA_BUNDLE" "CURL_CA_BUNDLE" "NODE_EXTRA_CA_CERTS" }}
+- { name: {{ $name }}, value: /etc/keytally-ca/bundle.pem }
+{{- end }}
+{{- else }}
+{{- range $name, $path := $values.baseUrls }}
 - { name: {{ $name }}, value: "http://127.0.0.1:4141{{ $path }}" }
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The certificates alone; the CA's key beside them stays with the sidecar. */}}
+{{- define "keytally.volumeMounts" -}}
+{{- if (include "keytally.values" . | fromJson).transparent.enabled }}
+- { name: keytally-ca, mountPath: /etc/keytally-ca/bundle.pem, subPath: bundle.pem, readOnly: true }
+{{- end }}
+{{- end }}
+
+{{/* User of the sidecar. Distroless applications have 65532 too, and connections of the sidecar's user are not redirected. */}}
+{{- define "keytally.user" -}}
+{{- if (include "keytally.values" . | fromJson).transparent.enabled }}64141{{ else }}65532{{ end }}
+{{- end }}
+
+{{- define "keytally.security" -}}
+runAsNonRoot: true
+runAsUser: {{ include "keytally.user" . }}
+runAsGroup: {{ include "keytally.user" . }}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: { drop: [ALL] }
+seccompProfile: { type: RuntimeDefault }
+{{- end }}
+
+{{/* Before the sidecar: the pod's CA, and the firewall's rules. */}}
+{{- define "keytally.transparent" -}}
+{{- $values := include "keytally.values" . | fromJson -}}
+- name: keytally-ca
+  image: {{ include "keytally.image" . | quote }}
+  imagePullPolicy: {{ $values.image.pullPolicy }}
+  args: ["ca", "bundle"]
+  env:
+    - { name: KEYTALLY_CONFIG, value: /etc/keytally/keytally.yaml }
+  resources:
+    requests: { cpu: 10m, memory: 32Mi }
+    limits: { memory: 64Mi }
+  securityContext:
+    {{- include "keytally.security" . | nindent 4 }}
+  volumeMounts:
+    - { name: keytally, mountPath: /etc/keytally, readOnly: true }
+    - { name: keytally-ca, mountPath: /var/lib/keytally/ca }
+- name: keytally-redirect
+  image: {{ include "keytally.image" . | quote }}
+  imagePullPolicy: {{ $values.image.pullPolicy }}
+  args: ["redirect", "install", "--uid", {{ include "keytally.user" . | quote }}]
+  resources:
+    requests: { cpu: 10m, memory: 32Mi }
+    limits: { memory: 64Mi }
+  securityContext:
+    runAsUser: 0
+    runAsNonRoot: false
+    allowPrivilegeEscalation: false
+    readOnlyRootFilesystem: true
+    capabilities: { drop: [ALL], add: [NET_ADMIN] }
+    seccompProfile: { type: RuntimeDefault }
 {{- end }}
 
 {{- define "keytally.sidecar" -}}
 {{- $values := include "keytally.values" . | fromJson -}}
+{{- if $values.transparent.enabled }}
+{{- include "keytally.transparent" . }}
+{{ end -}}
 - name: keytally
   image: {{ include "keytally.image" . | quote }}
   imagePullPolicy: {{ $values.image.pullPolicy }}
@@ -81,18 +147,15 @@ keytally-release: {{ .Release.Name | trunc 63 | trimSuffix "-" }}
   resources:
     {{- toYaml $values.resources | nindent 4 }}
   securityContext:
-    runAsNonRoot: true
-    runAsUser: 65532
-    runAsGroup: 65532
-    allowPrivilegeEscalation: false
-    readOnlyRootFilesystem: true
-    capabilities: { drop: [ALL] }
-    seccompProfile: { type: RuntimeDefault }
+    {{- include "keytally.security" . | nindent 4 }}
   volumeMounts:
     # The directory, not a subPath of it, which would never change.
     - { name: keytally, mountPath: /etc/keytally, readOnly: true }
     {{- if $values.storage.volume }}
     - { name: keytally-state, mountPath: /var/lib/keytally }
+    {{- end }}
+    {{- if $values.transparent.enabled }}
+    - { name: keytally-ca, mountPath: /var/lib/keytally/ca }
     {{- end }}
 {{- end }}
 
@@ -100,6 +163,11 @@ keytally-release: {{ .Release.Name | trunc 63 | trimSuffix "-" }}
 {{- $values := include "keytally.values" . | fromJson -}}
 - name: keytally
   configMap: { name: {{ include "keytally.name" . }} }
+{{- if $values.transparent.enabled }}
+# In memory: the CA's private key is on no disk.
+- name: keytally-ca
+  emptyDir: { medium: Memory, sizeLimit: 4Mi }
+{{- end }}
 {{- with $values.storage.volume }}
 - name: keytally-state
   {{- toYaml . | nindent 2 }}

@@ -2,6 +2,8 @@
 //!
 //! In: `dashboards/*.json`, `dashboards/panels.yml`, the metrics' list, the rules.
 
+pub mod pictures;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,6 +25,8 @@ pub struct Listed {
     pub title: String,
     /// The question that it helps to answer.
     pub row: String,
+    /// Why it may be empty.
+    pub quiet: Option<String>,
 }
 
 fn root() -> PathBuf {

@@ -27,7 +27,7 @@ not change; [`dashboards/panels.yml`](../dashboards/panels.yml) lists them, and 
 
 The pictures were drawn from the shipped JSON by Grafana's own panel components in Chromium, under the scripted day of trouble of the
 tests (a spend spike, a revoked key, an old key after a rotation, a used-up account, limits, an outage, broken streams, a model without
-a price, restarts). They show no exemplars and no panel menus. `tests/dashboards/render.mjs` draws them, from any Prometheus.
+a price, restarts). They show no exemplars and no panel menus. `tests/dashboards/pictures.rs` draws them again in every test run.
 
 """
 

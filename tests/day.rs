@@ -24,6 +24,7 @@ use http_body_util::{BodyExt, Full};
 use keytally::demo::simulator::Simulator;
 use tokio::sync::watch;
 
+use crate::dashboards::pictures::{self, Clock};
 use crate::support::{Sidecar, client, skip};
 use scale::Scale;
 use stack::Stack;
@@ -166,6 +167,8 @@ async fn the_alerts_of_a_day_of_trouble_arrive_in_time_and_no_others() {
     let Some(day) = Day::run().await else { return };
     let mut problems = expected::check(&day).await;
     problems.extend(panels::check(&day).await);
+    let clock = Clock { start: day.scale.start as f64, shows: scale::CLOCK_START as f64, speed: scale::SCALE as f64 };
+    problems.extend(pictures::check(day.stack.prometheus, clock, day.ended).await);
     if let Some(seconds) = std::env::var("KEYTALLY_DAY_HOLD").ok().and_then(|text| text.parse().ok()) {
         eprintln!(
             "Prometheus http://{} Alertmanager http://{} for {seconds} s; the day was {} to {}",

@@ -107,6 +107,13 @@ async fn ledger_and_prometheus_agree_over_restarts() {
             let model = if (life + number) % 2 == 0 { "gpt-4o" } else { "gpt-4o-mini" };
             call(&sidecar, KEYS[number % 3], model).await;
         }
+        // A shutdown ends the hold at once. What begins and ends between two scrapes is the ledger's alone: here each of the
+        // six series (three keys, two models) must have been seen to begin again at 0.
+        let began = format!("count(resets(keytally_requests_total[1h]) >= {life})");
+        wait_until("every series is seen to begin", async || {
+            prometheus.query(&began).await.iter().any(|series| value(&series["value"]) >= 6.0)
+        })
+        .await;
         assert_eq!(sidecar.stop().code(), Some(0));
     }
     let groups = Reader::open(&ledger).unwrap().totals(&Query::default(), &[Dimension::Key]).unwrap();

@@ -1,17 +1,22 @@
 # make run    build, and show the demo until Ctrl-C (no account needed); make run ARGS='serve --config my.yaml' runs anything else
 # make image  the container image, without a daemon; prints its size and start time; make image ARCH='amd64 arm64' builds both
+# make prices the price book from the newest package genai-prices; see CONTRIBUTING.md
 # make test   every check and every test, installing what they need
 ARGS ?= demo
 ARCH ?=
 REVISION = $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
-.PHONY: run image test lint tools
+.PHONY: run image prices test lint tools
 
 run:
 	KEYTALLY_REVISION=$(REVISION) cargo run --release --locked --quiet -- $(ARGS)
 
 image:
 	deploy/image/build.sh $(ARCH)
+
+prices: tools
+	target/test-tools/venv/bin/pip install -q --disable-pip-version-check --upgrade genai-prices
+	target/test-tools/venv/bin/python src/meter/price/renew.py
 
 test: tools lint
 	KEYTALLY_REVISION=$(REVISION) cargo build --locked --quiet --bin keytally --target x86_64-unknown-linux-musl

@@ -12,7 +12,7 @@ mod usage;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use genai_prices::{Calculator, PriceRequest};
@@ -23,6 +23,10 @@ use differences::DIFFERENCES;
 use exchange::Exchange;
 use replay::{Passed, Replay};
 use usage::Counts;
+
+/// The built-in price book, by the library alone.
+static BOOK: LazyLock<Calculator> =
+    LazyLock::new(|| Calculator::from_json(include_str!("../src/meter/price/book.json")).expect("a price book"));
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -401,7 +405,7 @@ fn priced_at(exchange: &Exchange, time: jiff::Timestamp) -> Option<f64> {
     let request = PriceRequest::new(book["model"].as_str()?, &counts)
         .with_provider_id(provider)
         .with_timestamp(SystemTime::from(time));
-    Calculator::bundled().calculate(&request).ok().map(|calculation| calculation.total_price)
+    BOOK.calculate(&request).ok().map(|calculation| calculation.total_price)
 }
 
 /// Dollars for the searches that OpenAI and Gemini ran on their side; the reference leaves them out.

@@ -33,6 +33,8 @@ mod ledger;
 mod lifecycle;
 /// What the sidecar says of its calls: metrics, spans, status.
 mod observe;
+/// The built-in price book is what its source makes it.
+mod prices;
 /// Canaries in every place of a call, then a search of every sink.
 mod privacy;
 /// Redirected connections, in a network namespace.

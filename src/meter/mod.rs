@@ -19,7 +19,6 @@ mod shape;
 mod unwrap;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -139,8 +138,6 @@ pub struct Meter {
     config: ArcSwap<Snapshot>,
     models: ModelLabels,
     state: Mutex<State>,
-    /// A call has been finished: the price book is decoded.
-    warm: AtomicBool,
 }
 
 /// One state of the configuration: a call sees one from beginning to end.
@@ -173,14 +170,16 @@ impl Meter {
             models: ModelLabels::new(config.max_models),
             config: ArcSwap::from_pointee(Snapshot::from(config)),
             state: Mutex::default(),
-            warm: AtomicBool::new(false),
         }
     }
 
-    /// Finishing this call may do what is done once a process: decode the price book (some 40 ms) or load the
-    /// estimates' vocabulary (some 0.2 s). Such a call is better finished where blocking is allowed.
+    /// Finishing this call may do what is done once: decode the prices of a provider (up to 15 ms) or load the estimates'
+    /// vocabulary (some 0.2 s). Such a call is better finished where blocking is allowed.
     pub fn may_block(&self, facts: &CallFacts) -> bool {
-        !self.warm.load(Ordering::Relaxed) || estimate::may_load(facts)
+        // Without a model nothing is looked up.
+        let named = facts.request.model.is_some() || facts.request.url_model.is_some() || facts.reply.model.is_some();
+        let unread = || self.config.load().config.prices.may_load(&facts.provider, facts.price_as.as_deref());
+        named && unread() || estimate::may_load(facts)
     }
 
     /// Replaces the configuration; calls that finish from now on see the new one.
@@ -277,7 +276,6 @@ impl Meter {
                 stated_cost: facts.reply.stated_cost,
             }),
         };
-        self.warm.store(true, Ordering::Relaxed);
         let listed = config.prices.listed(&facts.provider, facts.price_as.as_deref(), &models);
         let model_label = self.models.label(&models, listed.as_deref(), confirmed);
         let mut usage = usage;

@@ -1,33 +1,33 @@
 //! Usage + model + time → money, or a named reason why there is none.
 //!
 //! Order of truth: the cost that the provider stated, else a rate from config ([`PriceOverride`]), else the price book
-//! (the `genai-prices` crate, or a newer book file in its format). Prices are those in force when the call was made. Book
-//! prices are computed in `f64` and become [`Money`] at once; config rates are integers throughout. Zero is a price
-//! (the book lists free models); what has no price is said to have none.
+//! (the one of genai-prices that is built in, or a newer book file in its format). Prices are those in force when the call
+//! was made. Book prices are computed in `f64` and become [`Money`] at once; config rates are integers throughout. Zero is a
+//! price (the book lists free models); what has no price is said to have none.
 //!
-//! Bounds: the bundled book is decoded on first use (about 40 ms, 17 MB kept). Name look-ups are remembered for at most
-//! [`MAX_LOOKUPS`] (provider, model) pairs; a priced call then costs one calculation, 2 to 11 µs.
+//! Bounds: of the book, what is used is decoded (see [`book`]). Name look-ups are remembered for at most [`MAX_LOOKUPS`]
+//! (provider, model) pairs with the models that they found; a priced call then costs one calculation.
 
+mod book;
+mod bundled;
 mod rates;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use genai_prices::{Calculator, ErrorKind, PriceRequest, Usage as Counts, UsageKey};
 
 use super::PriceOverride;
 use super::model::aliases;
 use crate::call::{Money, UnpricedReason, Usage, UsagePart};
+use book::{Absent, Book, Card, Place};
 
 pub use rates::{ListedFamily, Offer, RateCard, RateKind, Tier, family};
 
 /// Remembered look-ups. A process uses tens of models; the cap is for names that a client makes up. When it is reached
 /// everything is forgotten and looked up again (some 10 µs each): simpler than an order of use, and as good here.
 pub const MAX_LOOKUPS: usize = 1024;
-
-/// Date of the rates in the bundled book: the newest date on which a rate in `genai-prices` 0.2.1 was verified.
-const BUNDLED_TIMESTAMP: Duration = Duration::from_secs(1_792_454_400); // 2026-10-20
 
 /// Rates by provider, model and date, with the user's own on top.
 #[derive(Debug)]
@@ -36,18 +36,22 @@ pub struct PriceBook {
     overrides: Vec<PriceOverride>,
     timestamp: Option<SystemTime>,
     lookups: Mutex<Lookups>,
+    /// All of the book, for those who list it: made when asked for, then kept.
+    whole: OnceLock<Option<Calculator>>,
 }
 
 #[derive(Clone, Debug)]
 enum Source {
     Bundled,
-    File(Arc<Calculator>),
+    File(Arc<Book>),
 }
 
 /// By provider id, then by model name. Two maps, so that a hit needs no allocation.
 #[derive(Debug, Default)]
 struct Lookups {
     by_provider: HashMap<Box<str>, HashMap<Box<str>, Lookup>>,
+    /// What they found; many names may mean one model.
+    listed: HashMap<Place, Arc<Listed>>,
     count: usize,
 }
 
@@ -56,9 +60,7 @@ type Lookup = Result<Arc<Listed>, UnpricedReason>;
 /// A model that the book knows.
 #[derive(Debug)]
 struct Listed {
-    /// Provider id and name under which the book finds it.
-    provider: Box<str>,
-    name: Box<str>,
+    card: Card,
     /// Its id in the book.
     id: Arc<str>,
     rates: Rates,
@@ -80,8 +82,14 @@ struct Rates {
 
 /// A book file that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("price book: {0}; use the data.json of genai-prices, format v2")]
-pub struct PriceBookError(#[source] genai_prices::Error);
+pub enum PriceBookError {
+    /// By the rules of the format.
+    #[error("price book: {0}; use the data.json of genai-prices, format v2")]
+    Invalid(#[source] genai_prices::Error),
+    /// It keeps the rules and cannot be taken to pieces.
+    #[error("price book: not UTF-8, or no array of objects; use the data.json of genai-prices, format v2")]
+    Unreadable,
+}
 
 /// What is to be priced.
 #[derive(Clone, Copy, Debug)]
@@ -135,12 +143,12 @@ impl Priced {
 // === impl PriceBook ===
 
 impl PriceBook {
-    /// The book that is built in. Decoded when first asked for a price.
+    /// The book that is built in. Read when first asked for a price.
     pub fn bundled(overrides: Vec<PriceOverride>) -> Self {
-        Self::new(Source::Bundled, overrides, Some(SystemTime::UNIX_EPOCH + BUNDLED_TIMESTAMP))
+        Self::new(Source::Bundled, overrides, book::bundled_date())
     }
 
-    /// A newer book, decoded and checked at once. `timestamp` is its date, for instance the file's.
+    /// A newer book, checked at once. `timestamp` is its date, for instance the file's.
     ///
     /// # Errors
     /// The bytes are no `genai-prices` book of format v2.
@@ -149,8 +157,7 @@ impl PriceBook {
         timestamp: Option<SystemTime>,
         overrides: Vec<PriceOverride>,
     ) -> Result<Self, PriceBookError> {
-        let calculator = Calculator::from_json(bytes).map_err(PriceBookError)?;
-        Ok(Self::new(Source::File(Arc::new(calculator)), overrides, timestamp))
+        Ok(Self::new(Source::File(Arc::new(Book::from_json(bytes)?)), overrides, timestamp))
     }
 
     /// The same book with other overrides; nothing is decoded again.
@@ -159,7 +166,7 @@ impl PriceBook {
     }
 
     fn new(source: Source, overrides: Vec<PriceOverride>, timestamp: Option<SystemTime>) -> Self {
-        Self { source, overrides, timestamp, lookups: Mutex::default() }
+        Self { source, overrides, timestamp, lookups: Mutex::default(), whole: OnceLock::new() }
     }
 
     /// Date of the book, if known.
@@ -253,14 +260,14 @@ impl PriceBook {
         let mut partial = missing == Missing::Some;
         let cost = loop {
             let mut request =
-                PriceRequest::new(&listed.name, &counts).with_provider_id(&listed.provider).with_timestamp(input.time);
+                PriceRequest::new(MODEL, &counts).with_provider_id(&listed.card.provider).with_timestamp(input.time);
             if let Some(tier) = tier {
                 request = request.with_price_context("service_tier", tier);
             }
             if batch {
                 request = request.with_price_context("processing", "batch");
             }
-            match self.calculator().calculate(&request) {
+            match listed.card.calculator.calculate(&request) {
                 Ok(calculation) => break Money::from_f64(calculation.total_price),
                 // Counts that contradict each other beyond what `counts` settles: price the totals alone.
                 Err(error) if error.kind() == ErrorKind::InvalidUsage && !partial => {
@@ -283,22 +290,30 @@ impl PriceBook {
         }
     }
 
-    fn calculator(&self) -> &Calculator {
+    fn book(&self) -> &Book {
         match &self.source {
-            Source::Bundled => Calculator::bundled(),
-            Source::File(calculator) => calculator,
+            Source::Bundled => Book::bundled(),
+            Source::File(book) => book,
         }
     }
 
+    /// Pricing a call of this provider may do what is done once: read the book, and what it has of the provider (2 to 15 ms
+    /// together).
+    pub fn may_load(&self, provider: &str, price_as: Option<&str>) -> bool {
+        let Some(price_as) = book_id(provider, price_as) else { return false };
+        !self.lookups().by_provider.contains_key(price_as)
+    }
+
+    fn lookups(&self) -> MutexGuard<'_, Lookups> {
+        self.lookups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lookup(&self, price_as: &str, model: &str) -> Lookup {
-        {
-            let lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(found) = lookups.by_provider.get(price_as).and_then(|models| models.get(model)) {
-                return found.clone();
-            }
+        if let Some(found) = self.lookups().by_provider.get(price_as).and_then(|models| models.get(model)) {
+            return found.clone();
         }
         let found = self.search(price_as, model);
-        let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lookups = self.lookups();
         if lookups.count >= MAX_LOOKUPS {
             *lookups = Lookups::default();
         }
@@ -308,7 +323,6 @@ impl PriceBook {
     }
 
     fn search(&self, price_as: &str, model: &str) -> Lookup {
-        let none = Counts::new();
         let mut reason = UnpricedReason::UnknownModel;
         let mut tries: Vec<(String, String)> =
             aliases(model).into_iter().map(|name| (price_as.to_owned(), name)).collect();
@@ -319,45 +333,34 @@ impl PriceBook {
             tries.insert(0, (format!("huggingface_{provider}"), name.to_owned()));
         }
         for (provider, name) in tries {
-            match self.calculator().calculate(&PriceRequest::new(&name, &none).with_provider_id(&provider)) {
-                Ok(calculation) => {
-                    let rates = self.rates(&provider, &name);
-                    return Ok(Arc::new(Listed {
-                        provider: provider.into(),
-                        name: name.into(),
-                        id: calculation.model_id.into(),
-                        rates,
-                    }));
-                }
-                Err(error) if error.kind() == ErrorKind::ProviderNotFound => reason = UnpricedReason::UnknownProvider,
-                Err(_) => {}
+            match self.book().find(&provider, &name) {
+                Ok(place) => return self.listed_at(place).ok_or(UnpricedReason::UnknownModel),
+                Err(Absent::Provider) => reason = UnpricedReason::UnknownProvider,
+                Err(Absent::Model) => {}
             }
         }
         Err(reason)
     }
 
-    fn rates(&self, provider: &str, name: &str) -> Rates {
-        let calculate = |key: Option<UsageKey>| {
-            let counts: Counts = key.into_iter().map(|key| (key, 1.0)).collect();
-            self.calculator().calculate(&PriceRequest::new(name, &counts).with_provider_id(provider))
-        };
-        let fee = calculate(None).map_or(0.0, |calculation| calculation.total_price);
-        // A part without its total is refused, but only when the total has a rate.
-        let refused = |key| matches!(calculate(Some(key)), Err(error) if error.kind() == ErrorKind::InvalidUsage);
-        let charged = |key| calculate(Some(key)).is_ok_and(|calculation| calculation.total_price > fee);
-        Rates {
-            input_tokens: refused(UsageKey::INPUT_TEXT_TOKENS),
-            output_tokens: refused(UsageKey::OUTPUT_TEXT_TOKENS),
-            web_searches: charged(UsageKey::WEB_SEARCHES),
-            file_searches: charged(UsageKey::STORAGE_SEARCHES),
-            search_units: charged(UsageKey::RERANK_SEARCHES),
-            audio_seconds: refused(UsageKey::INPUT_AUDIO_SECONDS) || charged(UsageKey::AUDIO_SECONDS),
-            characters: charged(UsageKey::INPUT_CHARACTERS),
-            pages: charged(UsageKey::INPUT_DOCUMENT_PAGES),
-            per_request: fee > 0.0,
+    fn listed_at(&self, place: Place) -> Option<Arc<Listed>> {
+        if let Some(known) = self.lookups().listed.get(&place) {
+            return Some(Arc::clone(known));
         }
+        let card = self.book().card(place)?;
+        let rates = Rates::of(&card.calculator, &card.provider, MODEL);
+        let listed = Arc::new(Listed { id: Arc::from(&*card.id), card, rates });
+        self.lookups().listed.insert(place, Arc::clone(&listed));
+        Some(listed)
+    }
+
+    /// All of the book. Decoding takes some 60 ms and 15 MB.
+    fn whole(&self) -> Option<&Calculator> {
+        self.whole.get_or_init(|| self.book().whole()).as_ref()
     }
 }
+
+/// Any name will do with a card.
+const MODEL: &str = "-";
 
 /// Catalogue id of the Hugging Face router. The book has no such provider, but one for each that it routes to.
 const HUGGING_FACE: &str = "huggingface";
@@ -376,6 +379,28 @@ enum Missing {
 }
 
 impl Rates {
+    fn of(calculator: &Calculator, provider: &str, name: &str) -> Self {
+        let calculate = |key: Option<UsageKey>| {
+            let counts: Counts = key.into_iter().map(|key| (key, 1.0)).collect();
+            calculator.calculate(&PriceRequest::new(name, &counts).with_provider_id(provider))
+        };
+        let fee = calculate(None).map_or(0.0, |calculation| calculation.total_price);
+        // A part without its total is refused, but only when the total has a rate.
+        let refused = |key| matches!(calculate(Some(key)), Err(error) if error.kind() == ErrorKind::InvalidUsage);
+        let charged = |key| calculate(Some(key)).is_ok_and(|calculation| calculation.total_price > fee);
+        Self {
+            input_tokens: refused(UsageKey::INPUT_TEXT_TOKENS),
+            output_tokens: refused(UsageKey::OUTPUT_TEXT_TOKENS),
+            web_searches: charged(UsageKey::WEB_SEARCHES),
+            file_searches: charged(UsageKey::STORAGE_SEARCHES),
+            search_units: charged(UsageKey::RERANK_SEARCHES),
+            audio_seconds: refused(UsageKey::INPUT_AUDIO_SECONDS) || charged(UsageKey::AUDIO_SECONDS),
+            characters: charged(UsageKey::INPUT_CHARACTERS),
+            pages: charged(UsageKey::INPUT_DOCUMENT_PAGES),
+            per_request: fee > 0.0,
+        }
+    }
+
     /// Which of the counts in `usage` have no rate.
     ///
     /// One answer may count the same input twice, in tokens and in seconds, characters, pages or searches; it is billed

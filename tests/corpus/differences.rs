@@ -30,8 +30,6 @@ const GOOGLE_SEARCH: &str = "Google bills search grounding at $35 for 1,000 prom
 const AGENT_MODEL: &str = "A Bedrock agent's answer names its models inside of its trace; the reference found no model and no \
     price";
 const TOTAL_ALONE: &str = "Voyage states `total_tokens` alone; the reference has no price for it";
-const NEWER_BOOK: &str = "The rate of an OpenRouter model changed between the two price books: 0.2.1 for Rust and 0.2.3 for \
-    Python";
 const STREAM_ELSEWHERE: &str =
     "Replicate was asked for a stream and answers with the address of one; the answer itself is whole";
 
@@ -91,6 +89,5 @@ pub(super) const DIFFERENCES: &[Difference] = &[
         ids: "voyageai-4bf7063f2d88 voyageai-a4e31ab6a452 voyageai-b30f8c13159f voyageai-b906909dacfc \
               voyageai-ea1743232422 voyageai-f942b57630d9",
     },
-    Difference { cause: NEWER_BOOK, kinds: &[Spend], ids: "openrouter-b9295605f2d1" },
     Difference { cause: STREAM_ELSEWHERE, kinds: &[Facts], ids: "replicate-5e8877f66629" },
 ];

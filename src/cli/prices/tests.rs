@@ -34,7 +34,7 @@ fn json(text: &str) -> serde_json::Value {
 fn a_model_costs_this_at_each_provider() {
     let text = ask(args(Some("anthropic/claude-sonnet-4.5"), Format::Table));
     for wanted in [
-        "price book of 2026-10-20",
+        "price book of 2026-11-09",
         "PROVIDER",
         "anthropic ",
         "aws ",

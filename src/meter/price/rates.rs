@@ -194,12 +194,14 @@ impl PriceBook {
     /// everything. Empty when nobody serves a model of this name.
     pub fn offers(&self, model: &str, at: SystemTime) -> Vec<Offer> {
         let wanted = family(model);
+        let Some(calculator) = self.whole() else { return Vec::new() };
+        let offer = |provider: &str, name: &str, window| offer(calculator, provider, name, window, at);
         let mut offers = Vec::new();
-        for provider in self.calculator().providers() {
+        for provider in calculator.providers() {
             let mut own = 0;
             for listed in provider.models().filter(|listed| family(listed.id()) == wanted) {
                 // The book may find another model by this id first: only what it would charge counts.
-                if let Some(offer) = self.offer(provider.id(), listed.id(), listed.context_window(), at)
+                if let Some(offer) = offer(provider.id(), listed.id(), listed.context_window())
                     && !offers
                         .iter()
                         .any(|known: &Offer| known.provider == offer.provider && known.model == offer.model)
@@ -210,7 +212,7 @@ impl PriceBook {
             }
             // Azure lists few models of its own and serves OpenAI's at their prices.
             if own == 0
-                && let Some(offer) = self.offer(provider.id(), model.rsplit('/').next().unwrap_or(model), None, at)
+                && let Some(offer) = offer(provider.id(), model.rsplit('/').next().unwrap_or(model), None)
                 && family(&offer.model) == wanted
             {
                 offers.push(offer);
@@ -230,7 +232,7 @@ impl PriceBook {
     /// Every model family of the book, by name.
     pub fn families(&self) -> Vec<ListedFamily> {
         let mut families = std::collections::BTreeMap::<String, Vec<String>>::new();
-        for provider in self.calculator().providers() {
+        for provider in self.whole().into_iter().flat_map(Calculator::providers) {
             for model in provider.models() {
                 let providers = families.entry(family(model.id())).or_default();
                 if providers.last().is_none_or(|last| last != provider.id()) {
@@ -240,27 +242,33 @@ impl PriceBook {
         }
         families.into_iter().map(|(name, providers)| ListedFamily { name, providers }).collect()
     }
+}
 
-    fn offer(&self, provider: &str, name: &str, context_window: Option<u64>, at: SystemTime) -> Option<Offer> {
-        let probe = Probe { calculator: self.calculator(), provider, name, tier: Tier::Standard, at };
-        let model = probe.model()?;
-        let rates = self.rates(provider, name);
-        let standard = probe.cards(rates);
-        let mut cards = standard.clone();
-        for &tier in &Tier::ALL[1..] {
-            let own = Probe { tier, ..probe }.cards(rates);
-            let differs = |card: &RateCard| {
-                !standard
-                    .iter()
-                    .any(|known| known.above_input_tokens == card.above_input_tokens && same(&known.rates, &card.rates))
-            };
-            if own.iter().any(differs) {
-                cards.extend(own);
-            }
+fn offer(
+    calculator: &Calculator,
+    provider: &str,
+    name: &str,
+    context_window: Option<u64>,
+    at: SystemTime,
+) -> Option<Offer> {
+    let probe = Probe { calculator, provider, name, tier: Tier::Standard, at };
+    let model = probe.model()?;
+    let rates = Rates::of(calculator, provider, name);
+    let standard = probe.cards(rates);
+    let mut cards = standard.clone();
+    for &tier in &Tier::ALL[1..] {
+        let own = Probe { tier, ..probe }.cards(rates);
+        let differs = |card: &RateCard| {
+            !standard
+                .iter()
+                .any(|known| known.above_input_tokens == card.above_input_tokens && same(&known.rates, &card.rates))
+        };
+        if own.iter().any(differs) {
+            cards.extend(own);
         }
-        let hours = probe.hours(rates);
-        Some(Offer { provider: provider.to_owned(), model, context_window, overridden: false, cards, hours })
     }
+    let hours = probe.hours(rates);
+    Some(Offer { provider: provider.to_owned(), model, context_window, overridden: false, cards, hours })
 }
 
 fn same(left: &[(RateKind, f64)], right: &[(RateKind, f64)]) -> bool {

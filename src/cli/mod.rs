@@ -16,6 +16,7 @@ pub mod log;
 mod prices;
 mod redirect;
 mod run;
+mod sheet;
 mod statement;
 mod top;
 mod usage;

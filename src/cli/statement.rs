@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use unicode_width::UnicodeWidthStr;
 
 use super::ledger::{LedgerArgs, minute, rfc3339};
+use super::sheet::Sheet;
 use super::usage::fields;
 use super::{Exit, fail, print};
 use crate::call::Money;
@@ -209,10 +210,9 @@ impl Statement {
     }
 
     fn csv(&self) -> anyhow::Result<String> {
-        let mut writer = csv::Writer::from_writer(Vec::new());
         let names = fields(&Totals::default());
         let head = ["month", "team", "key"].into_iter().chain(names.keys().map(String::as_str));
-        writer.write_record(head.chain(["cost_usd_month_before", "calls_month_before"]))?;
+        let mut sheet = Sheet::new(head.chain(["cost_usd_month_before", "calls_month_before"]))?;
         let month = self.month.strftime("%Y-%m").to_string();
         for (team, keys) in &self.teams {
             for (key, line) in keys {
@@ -221,10 +221,10 @@ impl Statement {
                     numbers.values().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
                 let named = [month.clone(), team.to_string(), key.to_string()];
                 let before = [line.before.cost.to_string(), line.before.calls.to_string()];
-                writer.write_record(named.into_iter().chain(numbers).chain(before))?;
+                sheet.row(named.into_iter().chain(numbers).chain(before))?;
             }
         }
-        Ok(String::from_utf8(writer.into_inner()?)?)
+        sheet.finish()
     }
 
     fn json(&self) -> Value {

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::ledger::{FilterArgs, Format, Heading, LedgerArgs, minute, plain, rfc3339, screen, styled, table};
+use super::sheet::Sheet;
 use super::{Exit, fail, print};
 use crate::call::Money;
 use crate::ledger::{Dimension, Extent, Group, Query, Totals};
@@ -204,15 +205,14 @@ impl Report {
     }
 
     fn csv(&self) -> anyhow::Result<String> {
-        let mut writer = csv::Writer::from_writer(Vec::new());
         let names = fields(&self.total);
-        writer.write_record(self.by.iter().map(|by| by.as_str()).chain(names.keys().map(String::as_str)))?;
+        let mut sheet = Sheet::new(self.by.iter().map(|by| by.as_str()).chain(names.keys().map(String::as_str)))?;
         for group in &self.groups {
             let numbers = fields(&group.totals);
             let numbers = numbers.values().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
-            writer.write_record(group.values.iter().map(|value| value.to_string()).chain(numbers))?;
+            sheet.row(group.values.iter().map(|value| value.to_string()).chain(numbers))?;
         }
-        Ok(String::from_utf8(writer.into_inner()?)?)
+        sheet.finish()
     }
 }
 

@@ -20,6 +20,7 @@ use super::show::aligned;
 use super::{Format, Shelf};
 use crate::admin::text::{grouped, short, span, usd};
 use crate::call::{CallRecord, Money, Operation};
+use crate::cli::sheet::Sheet;
 use crate::ledger::{Query, Reader};
 use crate::meter::{Offer, PriceInput, family};
 
@@ -259,8 +260,7 @@ fn as_json(compared: &Compared, shelf: &Shelf, last: Duration) -> serde_json::Va
 }
 
 fn as_csv(compared: &Compared) -> anyhow::Result<String> {
-    let mut out = csv::Writer::from_writer(Vec::new());
-    out.write_record([
+    let mut out = Sheet::new([
         "paid_provider",
         "model",
         "calls",
@@ -275,7 +275,7 @@ fn as_csv(compared: &Compared) -> anyhow::Result<String> {
     ])?;
     for model in &compared.models {
         for it in &model.alternatives {
-            out.write_record([
+            out.row([
                 &model.provider,
                 &model.name,
                 &model.calls.to_string(),
@@ -290,5 +290,5 @@ fn as_csv(compared: &Compared) -> anyhow::Result<String> {
             ])?;
         }
     }
-    Ok(String::from_utf8(out.into_inner()?)?)
+    out.finish()
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use unicode_width::UnicodeWidthStr;
 
 use super::{Format, Shelf};
+use crate::cli::sheet::Sheet;
 use crate::meter::{ListedFamily, Offer, RateCard, RateKind};
 
 /// Kinds with a column of their own; the others stand under the table.
@@ -152,20 +153,19 @@ fn as_json(model: &str, offers: &[Offer], shelf: &Shelf) -> serde_json::Value {
 }
 
 fn as_csv(offers: &[Offer]) -> anyhow::Result<String> {
-    let mut out = csv::Writer::from_writer(Vec::new());
     let mut head = vec!["provider", "model", "source", "tier", "above_input_tokens"];
     head.extend(RateKind::ALL.iter().map(|kind| kind.as_str()));
-    out.write_record(&head)?;
+    let mut out = Sheet::new(head)?;
     for offer in offers {
         for card in &offer.cards {
             let source = if offer.overridden { "config" } else { "book" };
             let mut row = vec![offer.provider.clone(), offer.model.clone(), source.to_owned(), card.tier.to_string()];
             row.push(card.above_input_tokens.to_string());
             row.extend(RateKind::ALL.iter().map(|kind| card.rate(*kind).map_or_else(String::new, dollars)));
-            out.write_record(&row)?;
+            out.row(&row)?;
         }
     }
-    Ok(String::from_utf8(out.into_inner()?)?)
+    out.finish()
 }
 
 /// All models, or those that were looked for.
@@ -189,12 +189,11 @@ pub(super) fn families(
             Ok(format!("{}\n", serde_json::to_string_pretty(&whole)?))
         }
         Format::Csv => {
-            let mut out = csv::Writer::from_writer(Vec::new());
-            out.write_record(["model", "providers"])?;
+            let mut out = Sheet::new(["model", "providers"])?;
             for listed in families {
-                out.write_record([&listed.name, &listed.providers.join(" ")])?;
+                out.row([&listed.name, &listed.providers.join(" ")])?;
             }
-            Ok(String::from_utf8(out.into_inner()?)?)
+            out.finish()
         }
         Format::Table => {
             // Rates take a moment each: they are for a list that somebody reads.

@@ -27,6 +27,8 @@ mod deploy;
 mod doctor;
 /// `keytally explain`: every known error, pasted.
 mod explain;
+/// What an attacker would try.
+mod hardening;
 /// The ledger: commands, kills, full disks, restarts.
 mod ledger;
 /// Signals, drain, reload, exit codes.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::call::{CallFacts, End, Fault, GeneratedError, Outcome, Retry};
 
-use super::redact::redact;
+use super::redact::{printable, redact};
 use super::unwrap::{Unwrapped, unwrap};
 
 pub use explain::{Alternative, Explained, Reason};
@@ -275,7 +275,8 @@ fn header<'a>(evidence: &Evidence<'a>, name: &str) -> Option<&'a str> {
 }
 
 fn shown(code: String) -> String {
-    redact(&code).chars().take(CODE_CHARS).collect()
+    let code = redact(&code);
+    printable(&code).unwrap_or(code).chars().take(CODE_CHARS).collect()
 }
 
 /// "Limit 30000, Requested 30601" (OpenAI 429, Groq 413): no wait makes such a request fit.

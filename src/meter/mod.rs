@@ -30,7 +30,7 @@ pub use finding::{Findings, KeyHistory, MAX_KEYS, Observed, OrgIds};
 pub use model::{BoundedNames, MAX_LABEL_BYTES, ModelLabels};
 pub use price::{ListedFamily, Offer, PriceBook, PriceBookError, PriceInput, Priced, RateCard, RateKind, Tier, family};
 pub use redact::redact;
-use redact::redact_name;
+use redact::{printable, redact_name};
 pub use retry::Retries;
 pub use shape::{KeyEntry, PriceOverride, RuleEntry};
 
@@ -229,6 +229,23 @@ impl Meter {
                 *name = Some(masked);
             }
         }
+        // Other people's words, which end in logs, spreadsheets and on terminals.
+        let words = [
+            &mut facts.request.model,
+            &mut facts.request.url_model,
+            &mut facts.request.url,
+            &mut facts.request.service_tier,
+            &mut facts.request.reasoning_effort,
+            &mut facts.reply.model,
+            &mut facts.reply.service_tier,
+            &mut facts.reply.id,
+            &mut facts.reply.conversation_id,
+        ];
+        for word in words.into_iter().flatten().chain(&mut facts.reply.finish_reasons) {
+            if let Some(shown) = printable(word) {
+                *word = shown;
+            }
+        }
         let entry = facts.key.fingerprint.as_ref().and_then(|key| snapshot.keys.get(key));
         let worked = facts.key.fingerprint.as_ref().and_then(|key| {
             let last_success = self.lock().findings.history(key)?.last_success_at(&facts.server_address)?;
@@ -344,7 +361,8 @@ impl Meter {
             first_fix: judged.first_fix,
             error_type: judged.error_type.map(without_key),
             error_code: judged.error_code.map(without_key),
-            provider_request_id: account::request_id(&facts).map(|id| without_key(id.to_owned())),
+            provider_request_id: account::request_id(&facts)
+                .map(|id| without_key(printable(id).unwrap_or_else(|| id.to_owned()))),
             stream: facts.reply.stream || facts.request.stream == Some(true),
             end: facts.end,
             usage,

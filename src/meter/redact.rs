@@ -45,7 +45,8 @@ fn compiled(pattern: &str) -> Regex {
     Regex::new(pattern).expect("built-in pattern, compiled in tests")
 }
 
-/// Masks keys, tokens, long random runs and e-mail addresses.
+/// Masks keys, tokens, long random runs and e-mail addresses. What [`printable`] takes out becomes `?`, but for the ends of
+/// lines and tabs.
 ///
 /// ```
 /// # use keytally::meter::redact;
@@ -53,7 +54,8 @@ fn compiled(pattern: &str) -> Regex {
 /// assert_eq!(redact("organization_usage_limit_exceeded"), "organization_usage_limit_exceeded");
 /// ```
 pub fn redact(text: &str) -> String {
-    let text = PREFIXED.replace_all(text, |found: &Captures| format!("{}{MASK}", &found[1]));
+    let text = text.replace(|c| is_hidden(c) && !matches!(c, '\n' | '\r' | '\t'), "?");
+    let text = PREFIXED.replace_all(&text, |found: &Captures| format!("{}{MASK}", &found[1]));
     let text = NAMED.replace_all(&text, |found: &Captures| format!("{}{MASK}", &found[1])).into_owned();
     let text = EMAIL.replace_all(&text, MASK).into_owned();
     let masked = RUN.replace_all(&text, |found: &Captures| match looks_random(&found[0]) {
@@ -84,6 +86,24 @@ pub(super) fn redact_name(text: &str, is_key: impl Fn(&str) -> bool) -> Option<S
         if random { format!("{}{MASK}", &found[1]) } else { found[0].to_owned() }
     });
     masked.then(|| shown.into_owned())
+}
+
+/// A name without what a terminal, a log viewer or a person could take for something else: control characters (C0, C1, DEL),
+/// line separators, marks of direction and characters without width become `?`.
+///
+/// `None`: there is none of them.
+pub(super) fn printable(text: &str) -> Option<String> {
+    // Nearly all names are.
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return None;
+    }
+    text.contains(is_hidden).then(|| text.replace(is_hidden, "?"))
+}
+
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Words joined by `_`, `-` or capitals have few digits and few changes of case; keys have many of either.
@@ -121,6 +141,18 @@ mod tests {
         assert_eq!(shown("sk-proj-aB3dE5fG7hJ9kL1mN3pQ5"), MASK);
         assert_eq!(shown("req-sk-proj-aB3dE5fG7hJ9kL1mN3pQ5"), "req-***");
         assert_eq!(shown("AKIAMADEUP00000EXAMPLE"), MASK);
+    }
+
+    #[test]
+    fn nothing_that_is_obeyed_or_not_seen_is_left_in_a_name() {
+        for name in ["gpt-4o", "", "модель-é 日本", "a b"] {
+            assert_eq!(printable(name), None, "{name}");
+        }
+        let shown = |text: &str| printable(text).expect("it had something");
+        assert_eq!(shown("a\x1b[2Jb\r\n\0\x7f"), "a?[2Jb????");
+        assert_eq!(shown("a\u{9b}2Jé\u{85}"), "a?2Jé?");
+        assert_eq!(redact("a\x1b[2J\u{9b}b\n\tc"), "a?[2J?b\n\tc");
+        assert_eq!(shown("a\u{202e}b\u{200b}\u{2028}\u{feff}\u{e0041}"), "a?b????");
     }
 
     #[test]

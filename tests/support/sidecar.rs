@@ -190,6 +190,12 @@ fn addresses(log: &(Mutex<String>, Condvar), child: &mut Child) -> (SocketAddr, 
             let field = |name: &str| line.pointer(&format!("/{name}"))?.as_str()?.parse().ok();
             Some((field("proxy")?, field("admin")?))
         });
+        // Or, with `log: { format: text }`, among its words.
+        let ready = ready.or_else(|| {
+            let line = text.lines().find(|line| line.contains(" ready proxy="))?;
+            let word = |name: &str| line.split_once(name)?.1.split(' ').next()?.parse().ok();
+            Some((word(" proxy=")?, word(" admin=")?))
+        });
         if let Some(ready) = ready {
             return ready;
         }

@@ -337,8 +337,8 @@ impl Admin {
             if !self.is_own_host(&host) {
                 let host: String = host.chars().take(100).filter(|c| c.is_ascii_graphic()).collect();
                 let why = format!(
-                    "host \"{host}\" is not served here; use an IP address or localhost, or add the name to the \
-                     configuration of the admin port\n"
+                    "host \"{host}\" is not served here; use an IP address or localhost, or add the name to \
+                     listen.admin_hosts\n"
                 );
                 return Some(text(StatusCode::MISDIRECTED_REQUEST, why));
             }

@@ -258,7 +258,8 @@ impl App {
             admin,
             phase: phase.subscribe(),
         };
-        let pages = admin::Admin::new(rooms.metrics.clone(), Arc::clone(&rooms.live), Arc::new(source), Vec::new());
+        let hosts = current.listen.admin_hosts.clone();
+        let pages = admin::Admin::new(rooms.metrics.clone(), Arc::clone(&rooms.live), Arc::new(source), hosts);
         let admin_task = tokio::spawn(pages.serve(admin_listener, async move {
             let _ = admin_stopped.wait_for(|stop| *stop).await;
         }));

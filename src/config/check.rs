@@ -136,6 +136,7 @@ impl Checker<'_> {
             proxy: source.listen.or(own.listen.map(|a| a.0)).unwrap_or(file.listen.proxy.0),
             proxy_tls: file.listen.proxy_tls.as_ref().map(|a| a.0),
             admin: source.admin.or(own.admin.map(|a| a.0)).unwrap_or(file.listen.admin.0),
+            admin_hosts: file.listen.admin_hosts.into_iter().map(|host| host.0).collect(),
             redirect: file.listen.redirect.map(|a| a.0),
             callers: file.listen.callers.0,
         };
@@ -144,6 +145,13 @@ impl Checker<'_> {
                 let text = format!("{} is also {other}; write another port", shown(&address.to_string()));
                 self.wrong(Path::of(&[&"listen", &"proxy_tls"]), text);
             }
+        }
+        for (index, host) in listen.admin_hosts.iter().enumerate().filter(|(_, host)| host.contains([':', '*'])) {
+            let text = format!(
+                "= {}: the admin port is known by one name only; write it without port and asterisk",
+                shown(host)
+            );
+            self.wrong(Path::of(&[&"listen", &"admin_hosts", &index]), text);
         }
         if listen.proxy == listen.admin && listen.proxy.port() != 0 {
             let text = format!("{} is also listen.proxy; write another port", shown(&listen.admin.to_string()));

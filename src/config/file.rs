@@ -128,6 +128,9 @@ pub struct ListenFile {
     /// Metrics, health and status. Prometheus in another pod needs an address that it can reach.
     #[schemars(extend("x-env" = "KEYTALLY_ADMIN"))]
     pub admin: Address,
+    /// Names, without port, under which the admin port may be asked for besides addresses, `localhost` and names without a dot.
+    /// Other names are refused, so that a web page cannot read it by DNS rebinding.
+    pub admin_hosts: Vec<Host>,
     /// Connections that the firewall redirects come in here, on loopback and usually at port 4142; for none if left out.
     /// See `keytally redirect`.
     pub redirect: Option<Address>,
@@ -142,6 +145,7 @@ impl Default for ListenFile {
             proxy: Address(LISTEN_PROXY),
             proxy_tls: None,
             admin: Address(LISTEN_ADMIN),
+            admin_hosts: Vec::new(),
             redirect: None,
             callers: Switch(true),
         }

@@ -165,6 +165,8 @@ pub struct Listen {
     pub proxy_tls: Option<SocketAddr>,
     /// Metrics, health and status.
     pub admin: SocketAddr,
+    /// Names, without port, by which the admin port may be asked for, on top of those that nobody can own.
+    pub admin_hosts: Vec<String>,
     /// Connections that the firewall redirects come in here, if anywhere; on loopback.
     pub redirect: Option<SocketAddr>,
     /// Find out which process on this machine makes a call.

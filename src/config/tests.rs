@@ -33,7 +33,14 @@ fn without_a_file_the_defaults_hold() {
     let config = Config::default();
     assert_eq!(
         config.listen,
-        Listen { proxy: LISTEN_PROXY, proxy_tls: None, admin: LISTEN_ADMIN, redirect: None, callers: true }
+        Listen {
+            proxy: LISTEN_PROXY,
+            proxy_tls: None,
+            admin: LISTEN_ADMIN,
+            admin_hosts: Vec::new(),
+            redirect: None,
+            callers: true
+        }
     );
     assert_eq!(config.trace.sample, 1.0);
     assert_eq!(config.trace.keep_usd, Money::parse("0.5").unwrap());
@@ -61,11 +68,16 @@ fn each_mistake_says_where_what_and_what_would_be_right() {
         ("birth_hold: 5s", "f.yaml:1:1: birth_hold: unknown setting here; did you mean metrics.birth_hold?"),
         (
             "listen:\n  port: 1",
-            "f.yaml:2:3: listen.port: unknown setting; known here: proxy, proxy_tls, admin, redirect, callers",
+            "f.yaml:2:3: listen.port: unknown setting; known here: proxy, proxy_tls, admin, admin_hosts, redirect, callers",
+        ),
+        (
+            "listen: { admin_hosts: [\"metrics.example.org:4140\"] }",
+            "f.yaml:1:25: listen.admin_hosts[0] = \"metrics.example.org:4140\": the admin port is known by one name only; write it \
+                 without port and asterisk",
         ),
         (
             "listen: [1]",
-            "f.yaml:1:9: listen: not a mapping; write its settings as name: value (proxy, proxy_tls, admin, redirect, callers)",
+            "f.yaml:1:9: listen: not a mapping; write its settings as name: value (proxy, proxy_tls, admin, admin_hosts, redirect, callers)",
         ),
         (
             "listen: {proxy: 4141}",

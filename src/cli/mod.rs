@@ -6,6 +6,7 @@
 mod ca;
 mod calls;
 mod completions;
+mod confine;
 mod demo;
 mod doctor;
 pub mod explain;
@@ -34,6 +35,7 @@ use url::Url;
 use crate::config::value::{Address, Span};
 use crate::config::{Config, ConfigError, ConfigHandle, Environment, Loaded, Source, file};
 
+use confine::{Confined, confine};
 pub use fingerprint::family;
 
 /// How the process ends. Scripts may rely on these numbers.
@@ -216,7 +218,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return print(&version()).into();
     }
     let command = cli.command.unwrap_or(Command::Serve(cli.serve));
-    forbid_core_dumps(matches!(command, Command::Run(_)));
+    confine(match command {
+        Command::Serve(_) => Confined::Server,
+        Command::Run(_) => Confined::Parent,
+        _ => Confined::Tool,
+    });
     let exit = match command {
         Command::Serve(args) => serve(args),
         Command::Check(args) => check(&source(args, None, None)),
@@ -243,18 +249,6 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Man(args) => completions::man(&args).map_or_else(|error| fail(&error), |page| print(&page)),
     };
     exit.into()
-}
-
-/// Memory holds keys and prompts: a crash must not write it to disk, nor another process of the same user read it.
-/// The limit is inherited by a command that is run, whose dumps are its own matter; the other is not.
-fn forbid_core_dumps(runs_a_command: bool) {
-    use rustix::process::{Resource, Rlimit, setrlimit};
-    // Neither can fail on a system that has it; where one does, the process is no worse off than without.
-    if !runs_a_command {
-        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    }
-    #[cfg(target_os = "linux")]
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
 /// `keytally 0.1.0 (revision)`.

@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,8 @@ use crate::call::{CallRecord, Money, Usage};
 
 /// Lines that wait for the disk: seconds of heavy traffic, and at 2 KiB a record at most 8 MiB.
 const CAPACITY: usize = 4_096;
+/// Of a new file: its group may read it, as what collects logs has to. One that is there keeps what it has.
+const MODE: u32 = 0o640;
 /// How often a file's name is looked up again, and how often a broken one is tried.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -362,7 +364,7 @@ fn open(target: &LogTarget) -> io::Result<(File, bool)> {
         // A handle of its own: no buffer, no lock shared with other prints.
         LogTarget::Stdout => Ok((File::from(io::stdout().as_fd().try_clone_to_owned()?), false)),
         LogTarget::Path(path) => {
-            let file = OpenOptions::new().append(true).create(true).open(path)?;
+            let file = OpenOptions::new().append(true).create(true).mode(MODE).open(path)?;
             let about = file.metadata()?;
             let torn = about.is_file() && about.len() > 0 && {
                 let mut last = [b'\n'];

@@ -7,8 +7,8 @@
 //! process writes: [`Lock`] is held for as long as the store lives and goes with the process, however that ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -28,6 +28,8 @@ const FREED_PAGES: i64 = 500;
 /// The write-ahead log is cut back to this after a checkpoint.
 const WAL_BYTES: i64 = 4 << 20;
 const DAY_MILLIS: i64 = 86_400_000;
+/// Of a new ledger and its lock; SQLite gives its other files the same. One that is there keeps what it has.
+const MODE: u32 = 0o600;
 
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +72,14 @@ impl Lock {
         let name = PathBuf::from(name);
         let failed = |error| LedgerError::io(&name, error);
         // Not the ledger itself: closing it here would take away SQLite's own locks on it (POSIX).
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&name).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(MODE)
+            .open(&name)
+            .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -101,6 +109,11 @@ impl Store {
         }
         let lock = Lock::take(path)?;
         let failed = |error| LedgerError::sqlite(path, error);
+        // SQLite would let everybody read it. One that is there is not opened here: closing it would take away SQLite's locks.
+        match OpenOptions::new().write(true).create_new(true).mode(MODE).open(path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(LedgerError::io(path, error)),
+            _ => {}
+        }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
         connection.busy_timeout(BUSY).map_err(failed)?;

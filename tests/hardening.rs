@@ -2,5 +2,6 @@
 //! places that nobody should be connected to, keys that are left in memory.
 
 mod memory;
+mod network;
 mod process;
 mod words;

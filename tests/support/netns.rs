@@ -59,6 +59,13 @@ impl Namespace {
         std::fs::write(self.files().join("hosts"), text).expect("root may");
     }
 
+    /// Names are asked of this address in the namespace, and only there.
+    pub fn resolver(&self, address: IpAddr) {
+        std::fs::create_dir_all(self.files()).expect("root may");
+        std::fs::write(self.files().join("resolv.conf"), format!("nameserver {address}\n")).expect("root may");
+        std::fs::write(self.files().join("nsswitch.conf"), "hosts: dns\n").expect("root may");
+    }
+
     fn files(&self) -> PathBuf {
         PathBuf::from("/etc/netns").join(&self.name)
     }

@@ -1,12 +1,14 @@
 # make run    build, and show the demo until Ctrl-C (no account needed); make run ARGS='serve --config my.yaml' runs anything else
 # make image  the container image, without a daemon; prints its size and start time; make image ARCH='amd64 arm64' builds both
 # make prices the price book from the newest package genai-prices; see CONTRIBUTING.md
+# make sbom   what is in the binary, as CycloneDX: target/sbom/keytally-<target>.cdx.json
 # make test   every check and every test, installing what they need
 ARGS ?= demo
 ARCH ?=
+TARGET ?= x86_64-unknown-linux-musl
 REVISION = $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
-.PHONY: run image prices test lint tools
+.PHONY: run image prices sbom test lint tools
 
 run:
 	KEYTALLY_REVISION=$(REVISION) cargo run --release --locked --quiet -- $(ARGS)
@@ -17,6 +19,9 @@ image:
 prices: tools
 	target/test-tools/venv/bin/pip install -q --disable-pip-version-check --upgrade genai-prices
 	target/test-tools/venv/bin/python src/meter/price/renew.py
+
+sbom:
+	deploy/image/sbom.sh $(TARGET)
 
 test: tools lint
 	KEYTALLY_REVISION=$(REVISION) cargo build --locked --quiet --bin keytally --target x86_64-unknown-linux-musl
@@ -29,6 +34,7 @@ lint:
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 	cargo fetch --locked --quiet
 	target/test-tools/bin/cargo-deny --locked --offline check bans licenses sources
+	tests/tools/advisories.sh
 
 tools:
 	tests/tools/install.sh

@@ -4,4 +4,5 @@
 mod memory;
 mod network;
 mod process;
+mod supply;
 mod words;

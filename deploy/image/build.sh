@@ -5,7 +5,7 @@
 #
 # Needs: rustup target add x86_64-unknown-linux-musl (or aarch64-…); Debian's buildah and musl-tools, and for arm64 on amd64
 # gcc-aarch64-linux-gnu, libc6-dev-arm64-cross. Out come target/image/keytally-ARCH.tar (for `docker load -i`, `podman load -i`,
-# `kind load image-archive`) and the image NAME in the local container storage, instead of which --containers names a directory.
+# `kind load image-archive`), what is in it as keytally-ARCH.cdx.json (sbom.sh), and the image NAME in the local container storage, instead of which --containers names a directory.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -94,6 +94,9 @@ for arch in $arches; do
     "$strip" -o "$context/$arch/keytally.new" "target/$target/$folder/keytally"
     chmod 0555 "$context/$arch/keytally.new"
     mv -f "$context/$arch/keytally.new" "$context/$arch/keytally"
+    bill=$(deploy/image/sbom.sh "$target")
+    install -m 0444 "$bill" "$context/$arch/keytally.cdx.json"
+    cp "$bill" "$out/keytally-$arch.cdx.json"
 
     name=$tag
     [ "$arch" = "$own" ] || name=$tag-$arch

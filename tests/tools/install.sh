@@ -12,7 +12,7 @@ packages=''
 for wanted in promtool:prometheus prometheus:prometheus prometheus-alertmanager:prometheus-alertmanager \
     amtool:prometheus-alertmanager chromium:chromium tmux:tmux buildah:buildah podman:podman runc:runc skopeo:skopeo \
     newuidmap:uidmap catatonit:catatonit musl-gcc:musl-tools systemd-analyze:systemd unzip:unzip \
-    nft:nftables iptables:iptables ip:iproute2 setpriv:util-linux curl:curl; do
+    nft:nftables iptables:iptables ip:iproute2 setpriv:util-linux curl:curl strace:strace; do
     command -v "${wanted%%:*}" >/dev/null || packages="$packages ${wanted#*:}"
 done
 [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || packages="$packages libfaketime"
@@ -38,9 +38,9 @@ if ! cmp -s tests/dashboards/package.json "$pictures/installed.json"; then
     cp tests/dashboards/package.json "$pictures/installed.json"
 fi
 
-if ! [ -x "$tools/bin/cargo-deny" ]; then
-    cargo install --quiet --locked cargo-deny@0.20.2 --root "$tools"
-fi
+for crate in cargo-deny@0.20.2 cargo-cyclonedx@0.5.9; do
+    [ -x "$tools/bin/${crate%@*}" ] || cargo install --quiet --locked "$crate" --root "$tools"
+done
 
 [ "$(cat "$tools/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 mkdir -p "$tools/node"

@@ -196,14 +196,14 @@ async fn a_second_signal_ends_the_linger_in_order() {
 #[tokio::test]
 async fn idle_connections_do_not_hold_the_process() {
     let provider = slow_provider(Duration::ZERO, AnswerEnd::Clean).await;
-    let mut sidecar = Sidecar::start(&at(provider.address(), ""));
+    // Were they waited for, it would be for ten minutes; the stop below allows twenty seconds.
+    let mut sidecar = Sidecar::start(&at(provider.address(), "shutdown: { drain: 10m }"));
     let _never_used = TcpStream::connect(sidecar.proxy).await.unwrap();
     let mut used = TcpStream::connect(sidecar.proxy).await.unwrap();
     used.write_all(b"GET /openai/v1/models HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     read_head(&mut used).await;
-    let asked = Instant::now();
     assert_eq!(sidecar.stop().code(), Some(0));
-    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    assert!(!sidecar.log().contains("still in flight"), "{}", sidecar.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

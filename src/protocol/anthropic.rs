@@ -6,8 +6,7 @@
 //! `usage.iterations` lists the calls behind one answer; compaction and advisor calls are billed on top of the top-level
 //! counts (<https://platform.claude.com/docs/en/build-with-claude/compaction>, and recorded answers).
 
-use serde_json::Value;
-
+use super::json::Value;
 use super::openai_usage;
 use super::read::{
     any_output, at, clip, count_at, deep, exception, finish, get, keep, merge, presence, set, set_error, str_at, sum,
@@ -129,7 +128,7 @@ impl Family for AnthropicMessages {
             _ if exception(event, doc, reply) => Seen::default(),
             "error" => {
                 if !wrapped_error(doc, reply) {
-                    set_error(reply, doc);
+                    set_error(reply, &doc.into());
                 }
                 Seen::default()
             }
@@ -194,10 +193,9 @@ fn on_top(iterations: &[Value], top: &Raw) -> Vec<UsagePart> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::testing::{events, named, whole};
-    use super::*;
     use crate::call::Protocol;
 
     #[test]

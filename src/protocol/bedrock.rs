@@ -7,9 +7,8 @@
 
 use std::sync::LazyLock;
 
-use serde_json::Value;
-
 use super::anthropic::{self, AnthropicMessages};
+use super::json::Value;
 use super::openai_chat::{self, OpenaiChat};
 use super::openai_usage;
 use super::read::{
@@ -353,7 +352,7 @@ impl BedrockAgent {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::testing::{events, named, whole};
     use super::*;

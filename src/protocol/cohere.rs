@@ -3,8 +3,9 @@
 //! Cohere bills `billed_units`, which leave out its own templates: 10 billed against 505 real tokens (recorded answers).
 //! [`Usage`] is what is billed. Cached tokens are counted within the real ones, so that they have no place beside it.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::json::Value;
 use super::read::{
     any_output, at, count_at, deep, finish, get, keep, merge, presence, set, set_error, str_at, sum, text,
     wrapped_error,

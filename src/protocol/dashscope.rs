@@ -4,8 +4,7 @@
 //! Every event of a stream carries cumulative usage; the last one wins. Without `incremental_output` the text is
 //! cumulative too, which only makes an estimate too large where no usage came.
 
-use serde_json::Value;
-
+use super::json::Value;
 use super::openai_chat::read_error;
 use super::openai_usage::{self, Context};
 use super::read::{any_output, count_at, finish, get, keep, merge, set, str_at, text};

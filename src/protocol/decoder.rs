@@ -10,7 +10,7 @@
 #[cfg(test)]
 mod tests;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::eventstream::{EventStream, Message};
 use super::json::{Pruned, Pruner};
@@ -328,9 +328,9 @@ impl Reading {
             }
             Item::Event(document) => {
                 let is_error = sse.name() == Some("error");
-                let error = if is_error { document.value.clone() } else { Value::Null };
+                let error = is_error.then(|| serde_json::Value::from(&document.value));
                 let seen = self.read(sse.name(), true, document);
-                if is_error {
+                if let Some(error) = error {
                     set_error(&mut self.reply, &error);
                 }
                 seen
@@ -363,7 +363,7 @@ impl Reading {
             Message::Event(document) => self.read(stream.name(), true, document),
             Message::Exception(mut document) => {
                 if !document.value.is_object() {
-                    document.value = json!({ "message": stream.error_message() });
+                    document.value = json!({ "message": stream.error_message() }).into();
                 }
                 document.unreadable = None;
                 let error = json!({ "__type": stream.name(), "message": document.value.get("message") });
@@ -376,7 +376,7 @@ impl Reading {
 }
 
 /// Notes an error that a 2xx answer carried, cut to [`MAX_ERROR`]; one that is there already stays.
-pub fn set_error(reply: &mut Reply, error: &Value) {
+pub fn set_error(reply: &mut Reply, error: &serde_json::Value) {
     if reply.error.is_none() {
         let mut body = serde_json::to_vec(error).unwrap_or_default();
         body.truncate(MAX_ERROR);

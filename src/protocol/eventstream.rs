@@ -376,7 +376,7 @@ pub(super) mod tests {
     }
 
     fn event(value: serde_json::Value) -> Message {
-        Message::Event(Pruned { value, complete: true, unreadable: None })
+        Message::Event(Pruned { value: value.into(), complete: true, unreadable: None })
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! Which reader a protocol has.
 
-use serde_json::Value;
-
 use super::anthropic::AnthropicMessages;
 use super::bedrock::{BedrockAgent, BedrockConverse, BedrockInvoke};
 use super::cohere::Cohere;
 use super::dashscope::Dashscope;
 use super::gemini::{Gemini, VertexPredict};
 use super::gemini_interactions::GeminiInteractions;
+use super::json::Value;
 use super::ollama::Ollama;
 use super::openai_chat::OpenaiChat;
 use super::openai_other::{OpenaiAudio, OpenaiEmbeddings, OpenaiImages};

@@ -4,8 +4,7 @@
 //! may carry cumulative usage: the last one wins. Go clients that ask for `enum-encoding=int` get numbers where others
 //! get names (recorded answers).
 
-use serde_json::Value;
-
+use super::json::Value;
 use super::openai_usage;
 use super::read::{
     any_output, at, count, count_at, deep, finish, get, keep, merge, presence, set, sum, text, wrapped_error,
@@ -202,10 +201,9 @@ impl Family for VertexPredict {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::testing::{events, whole};
-    use super::*;
     use crate::call::Protocol;
 
     #[test]

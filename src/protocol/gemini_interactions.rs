@@ -3,9 +3,10 @@
 //! A whole answer is an interaction object; a stream ends with `interaction.completed` that carries it, then `[DONE]`.
 //! Counts are `total_…`; output and thoughts are apart, tool use is beside the input as in `generateContent`.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::gemini::{Modality, of_modality};
+use super::json::Value;
 use super::read::{
     any_output, count_at, deep, finish, get, keep, merge, presence, set, set_error, str_at, sum, text, wrapped_error,
 };
@@ -79,7 +80,7 @@ fn read_interaction(interaction: &Value, reply: &mut Reply) {
         "completed" | "requires_action" | "incomplete" | "cancelled" => finish(reply, 0, status),
         "failed" => {
             finish(reply, 0, status);
-            let error = get(interaction, "error").cloned().unwrap_or_else(|| json!({ "type": "failed" }));
+            let error = get(interaction, "error").cloned().unwrap_or_else(|| json!({ "type": "failed" }).into());
             set_error(reply, &json!({ "error": error }));
         }
         _ => {}
@@ -111,6 +112,8 @@ fn read_interaction(interaction: &Value, reply: &mut Reply) {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{events, whole};
+    use serde_json::Value;
+
     use super::*;
     use crate::call::Protocol;
 

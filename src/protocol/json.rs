@@ -21,15 +21,17 @@ mod reference;
 #[cfg(test)]
 mod tests;
 mod text;
+mod value;
 
 use std::sync::Arc;
 
+use compact_str::CompactString;
 use memchr::memchr2;
-use serde_json::{Map, Value};
 
 use self::paths::{NOWHERE, Paths, ROOT};
 pub use self::text::{NoText, TextSink};
 use self::text::{TextOnly, Unescape};
+pub use self::value::{Members, Value};
 use super::{Interest, Take};
 use crate::call::Unreadable;
 
@@ -75,7 +77,7 @@ pub struct Pruner {
     /// Where the value that comes next stands.
     slot: Slot,
     /// Key of that value, when it may be kept.
-    key: String,
+    key: CompactString,
     /// Key or kept string that is being read.
     text: String,
     /// Its length so far, `text` being cut.
@@ -147,7 +149,7 @@ enum Mode {
 #[derive(Debug)]
 struct Frame {
     slot: Slot,
-    key: String,
+    key: CompactString,
     kind: Kind,
     /// `true` stands in for it when nothing was kept inside.
     presence: bool,
@@ -155,7 +157,7 @@ struct Frame {
 
 #[derive(Debug)]
 enum Kind {
-    Object(Map<String, Value>),
+    Object(Members),
     /// What was kept, and how many elements have begun.
     Array(Vec<Value>, usize),
 }
@@ -179,7 +181,7 @@ impl Pruner {
             state: State::Value,
             stack: Vec::new(),
             slot: Slot { node: ROOT, mode: Mode::Path },
-            key: String::new(),
+            key: CompactString::default(),
             text: String::new(),
             text_len: 0,
             unescape: Unescape::default(),
@@ -421,7 +423,7 @@ impl Pruner {
         let kind = match array {
             true => Kind::Array(Vec::new(), 0),
             // Most documents keep four to eight members: room for them at once.
-            false => Kind::Object(Map::with_capacity(if is_root { 8 } else { 0 })),
+            false => Kind::Object(Members::with_capacity(if is_root { 8 } else { 0 })),
         };
         self.arrays += usize::from(array);
         self.stack.push(Frame {
@@ -477,7 +479,7 @@ impl Pruner {
     }
 
     /// Keeps `value` if it fits.
-    fn put(&mut self, key: String, value: Value) {
+    fn put(&mut self, key: CompactString, value: Value) {
         let text = match &value {
             Value::String(text) => text.len(),
             _ => 0,
@@ -505,10 +507,10 @@ impl Pruner {
 
     /// A key, from behind its opening quote. Returns the bytes taken.
     fn key(&mut self, bytes: &[u8]) -> usize {
-        if let Some(key) = plain_string(bytes)
+        if let Some(key) = plain_bytes(bytes)
             && key.len() <= MAX_KEY
+            && self.end_key(key)
         {
-            self.end_key(key);
             return key.len() + 1;
         }
         self.text.clear();
@@ -516,17 +518,29 @@ impl Pruner {
         0
     }
 
-    /// The key has been read.
-    fn end_key(&mut self, key: &str) {
-        self.state = State::Colon;
-        let Some(frame) = self.stack.last() else { return };
+    /// The key has been read; false, and nothing done, if it would be kept and is no UTF-8.
+    fn end_key(&mut self, key: &[u8]) -> bool {
+        let Some(frame) = self.stack.last() else { return false };
         let parent = frame.slot;
-        let node = if key.len() > MAX_KEY { NOWHERE } else { self.paths.member(parent.node, key) };
-        self.slot = self.slot_below(parent.mode, node);
-        self.key.clear();
-        if matches!(self.slot.mode, Mode::Path | Mode::Keep) {
-            self.key.push_str(cut(key, MAX_KEY));
+        let (node, name) = match key.len() > MAX_KEY {
+            true => (NOWHERE, None),
+            false => self.paths.member(parent.node, key),
+        };
+        let slot = self.slot_below(parent.mode, node);
+        if matches!(slot.mode, Mode::Path | Mode::Keep) {
+            self.key = match name {
+                Some(name) => name.clone(),
+                None => match std::str::from_utf8(key) {
+                    Ok(key) => cut(key, MAX_KEY).into(),
+                    Err(_) => return false,
+                },
+            };
+        } else {
+            self.key.clear();
         }
+        self.slot = slot;
+        self.state = State::Colon;
+        true
     }
 
     /// On inside a string. Returns the bytes taken.
@@ -547,7 +561,7 @@ impl Pruner {
             match role {
                 Role::Key => {
                     let key = std::mem::take(&mut self.text);
-                    self.end_key(&key);
+                    self.end_key(key.as_bytes());
                     self.text = key;
                     self.text.clear();
                     return taken;
@@ -649,9 +663,18 @@ impl Pruner {
 }
 
 /// The inside of a string that ends within `bytes` and has no escapes.
+fn plain_bytes(bytes: &[u8]) -> Option<&[u8]> {
+    // Most are shorter than what a vectorized search needs to get going.
+    const NEAR: usize = 16;
+    let is_end = |byte: &u8| matches!(byte, b'"' | b'\\');
+    let near = bytes.iter().take(NEAR).position(is_end);
+    let end = near.or_else(|| memchr2(b'"', b'\\', bytes.get(NEAR..)?).map(|end| end + NEAR))?;
+    (bytes[end] == b'"').then(|| &bytes[..end])
+}
+
+/// As [`plain_bytes`], of a string that is UTF-8.
 fn plain_string(bytes: &[u8]) -> Option<&str> {
-    let end = memchr2(b'"', b'\\', bytes).filter(|end| bytes[*end] == b'"')?;
-    std::str::from_utf8(&bytes[..end]).ok()
+    std::str::from_utf8(plain_bytes(bytes)?).ok()
 }
 
 /// The first quote or bracket.
@@ -684,8 +707,13 @@ fn scalar_value(bytes: &[u8]) -> Value {
         b"true" => Value::Bool(true),
         b"false" => Value::Bool(false),
         b"null" => Value::Null,
+        // A whole number that no 64 bits are too few for: all that most documents have.
+        [b'1'..=b'9', rest @ ..] if rest.len() < 18 && rest.iter().all(u8::is_ascii_digit) => {
+            Value::from(bytes.iter().fold(0_u64, |number, digit| number * 10 + u64::from(digit - b'0')))
+        }
+        b"0" => Value::from(0_u64),
         _ if bytes.len() > MAX_SCALAR => Value::Null,
-        _ => serde_json::from_slice(bytes).unwrap_or(Value::Null),
+        _ => serde_json::from_slice(bytes).map_or(Value::Null, Value::Number),
     }
 }
 

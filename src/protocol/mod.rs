@@ -30,7 +30,7 @@ pub use bedrock::usage_from_headers;
 pub use decoder::{Decoder, ReplyHint};
 pub use families::family;
 
-use serde_json::Value;
+use json::Value;
 
 use crate::call::Reply;
 

@@ -2,8 +2,7 @@
 //!
 //! `prompt_eval_count` is missing when the prompt was cached whole (recorded answers): then the input is not known.
 
-use serde_json::Value;
-
+use super::json::Value;
 use super::read::{any_output, count_at, deep, finish, keep, merge, set, str_at, text, wrapped_error};
 use super::{Family, Interest, Seen};
 use crate::call::{Reply, Usage};

@@ -4,8 +4,9 @@
 //! `x_groq.usage` (Groq, beside or instead of the top level: never both added), or as llama.cpp `timings`.
 //! The driver sees `[DONE]`; servers that do not send it (Perplexity, Writer) are complete when every choice has ended.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::json::Value;
 use super::openai_usage::{self, Context};
 use super::read::{
     any_output, at, count, count_at, dollars, finish, get, keep, merge, presence, set, set_error, str_at, sum, text,
@@ -130,7 +131,9 @@ impl Family for OpenaiChat {
         // Venice states it beside the usage (recorded answers).
         reply.stated_cost = at(doc, &["cost", "usd"]).and_then(dollars).or(reply.stated_cost);
         // MiniMax (https://platform.minimax.io/docs/api-reference/text-post): the answer was cut for policy.
-        reply.blocked |= ["input_sensitive", "output_sensitive"].iter().any(|key| doc.get(key) == Some(&json!(true)));
+        reply.blocked |= ["input_sensitive", "output_sensitive"]
+            .iter()
+            .any(|key| doc.get(key).and_then(Value::as_bool) == Some(true));
         // The finished object of a batch: its calls' usage, billed through the batch.
         reply.repeats_usage |= str_at(doc, "object") == Some("batch");
         read_error(event, doc, reply);
@@ -247,17 +250,17 @@ pub(super) fn read_error(event: Option<&str>, doc: &Value, reply: &mut Reply) {
         // vLLM: `{"object": "error", "message": …, "code": 404}`.
         || str_at(doc, "object") == Some("error")
         // Zhipu's business errors: `{"code": 500, "msg": …, "success": false}`.
-        || said && doc.get("success") == Some(&json!(false))
+        || said && doc.get("success") .and_then(Value::as_bool) == Some(false)
         || said && is_error_code(doc) && doc.get("choices").is_none() && doc.get("usage").is_none();
     if flat {
-        set_error(reply, doc);
+        set_error(reply, &doc.into());
     }
 }
 
 /// A flat `code` that is not one of the ways to write "fine".
 fn is_error_code(doc: &Value) -> bool {
     get(doc, "code").is_some_and(|code| !matches!(count(code), Some(0 | 200)))
-        && doc.get("success") != Some(&json!(true))
+        && doc.get("success").and_then(Value::as_bool) != Some(true)
 }
 
 #[cfg(test)]

@@ -3,8 +3,7 @@
 //! Vectors, pictures and sound are never looked at, only counted. Rerank servers that follow this format (Voyage,
 //! llama.cpp, Jina) are read as embeddings are.
 
-use serde_json::Value;
-
+use super::json::Value;
 use super::openai_chat::read_error;
 use super::openai_usage::{self, Context};
 use super::read::{any_output, count_at, get, keep, merge, millis, presence, set, str_at, text};

@@ -4,8 +4,9 @@
 //! what the user said are billed apart, by a model of their own. `error` events do not end a session: one stays only
 //! until a response completes after it.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::json::Value;
 use super::openai_usage::{self, Context};
 use super::read::{add, any_output, at, clip, deep, finish, get, keep, set, set_error, str_at};
 use super::{Family, Interest, Seen};
@@ -69,7 +70,10 @@ impl Family for OpenaiRealtime {
                     "completed" => reply.error = None,
                     "failed" => {
                         let error = at(response, &["status_details", "error"]).cloned();
-                        set_error(reply, &json!({ "error": error.unwrap_or_else(|| json!({ "type": "failed" })) }));
+                        set_error(
+                            reply,
+                            &json!({ "error": error.unwrap_or_else(|| json!({ "type": "failed" }).into()) }),
+                        );
                     }
                     _ => {}
                 }

@@ -3,8 +3,9 @@
 //! A whole answer is a response object; a stream ends with `response.completed`, `.incomplete` or `.failed`, which carry
 //! that object with the only usage of the stream. Events in between repeat texts (`….done`): only deltas are read.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::json::Value;
 use super::openai_usage::{self, Context};
 use super::read::{any_output, at, count_at, deep, finish, get, keep, merge, presence, set, set_error, str_at, text};
 use super::{Family, Interest, Seen};
@@ -94,7 +95,7 @@ impl Family for OpenaiResponses {
             "error" => {
                 match get(doc, "error") {
                     Some(error) => set_error(reply, &json!({ "error": error })),
-                    None => set_error(reply, doc),
+                    None => set_error(reply, &doc.into()),
                 }
                 Seen::default()
             }
@@ -185,6 +186,8 @@ fn image_generation(response: &Value) -> Option<UsagePart> {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{events, whole};
+    use serde_json::Value;
+
     use super::*;
     use crate::call::Protocol;
 

@@ -3,8 +3,7 @@
 //! One `usage` object in, [`Usage`] in normal form and the cost that it states out. Names are those of Chat Completions
 //! (`prompt_tokens`) or of Responses, images and audio (`input_tokens`); no server mixes the two.
 
-use serde_json::Value;
-
+use super::json::Value;
 use super::read::{at, count, count_at, dollars, get, millis};
 use crate::call::{Money, Usage};
 
@@ -111,8 +110,8 @@ mod tests {
 
     use super::*;
 
-    fn read(object: Value) -> Usage {
-        usage(&object, Context::default()).expect("usage")
+    fn read(object: serde_json::Value) -> Usage {
+        usage(&object.into(), Context::default()).expect("usage")
     }
 
     #[test]
@@ -132,7 +131,7 @@ mod tests {
 
     #[test]
     fn thinking_that_only_the_total_shows_is_output_for_gemini_alone() {
-        let object = json!({ "prompt_tokens": 66, "completion_tokens": 6, "total_tokens": 100 });
+        let object = json!({ "prompt_tokens": 66, "completion_tokens": 6, "total_tokens": 100 }).into();
         let gemini = usage(&object, Context { model: Some("gemini-2.5-pro"), ..Context::default() }).expect("usage");
         assert_eq!((gemini.output_tokens, gemini.reasoning_tokens), (Some(34), Some(28)));
         let other = usage(&object, Context { model: Some("other"), ..Context::default() }).expect("usage");
@@ -168,9 +167,9 @@ mod tests {
     #[test]
     fn nothing_counted_is_no_usage() {
         for object in [json!(null), json!({}), json!([]), json!({ "prompt_tokens": null }), json!("12")] {
-            assert_eq!(usage(&object, Context::default()), None, "{object}");
+            assert_eq!(usage(&object.clone().into(), Context::default()), None, "{object}");
         }
-        let lone = json!({ "total_tokens": 3 });
+        let lone = json!({ "total_tokens": 3 }).into();
         assert_eq!(usage(&lone, Context::default()), None);
         let rerank = usage(&lone, Context { total_is_input: true, ..Context::default() }).expect("usage");
         assert_eq!(rerank.input_tokens, Some(3));
@@ -188,7 +187,7 @@ mod tests {
             (json!({ "cost": -1 }), None),
             (json!({ "cost_in_usd_ticks": -5 }), None),
         ] {
-            assert_eq!(stated_cost(&object), cost.and_then(Money::parse), "{object}");
+            assert_eq!(stated_cost(&object.clone().into()), cost.and_then(Money::parse), "{object}");
         }
     }
 }

@@ -3,8 +3,9 @@
 //! Documents come from anybody: every reader takes `null`, a wrong type or an absurd number as "absent" and never
 //! panics. Texts that are kept are cut at [`TEXT_LIMIT`] bytes, error bodies at [`ERROR_LIMIT`].
 
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::json::Value;
 use super::{Interest, Take};
 use crate::call::{ErrorFacts, Money, Reply, Usage};
 
@@ -107,14 +108,14 @@ pub(super) fn any_output(value: Option<&Value>) -> bool {
 }
 
 /// Notes an error; the first one stays, since later ones are its echo (`error`, then `response.failed`).
-pub(super) fn set_error(reply: &mut Reply, error: &Value) {
+pub(super) fn set_error(reply: &mut Reply, error: &serde_json::Value) {
     if reply.error.is_some() {
         return;
     }
     let mut body = serde_json::to_vec(error).unwrap_or_default();
     body.truncate(ERROR_LIMIT);
     reply.error = Some(ErrorFacts { body, in_stream: true });
-    if str_at(error.get("error").unwrap_or(error), "code") == Some("content_filter") {
+    if error.get("error").unwrap_or(error).get("code").is_some_and(|code| code == "content_filter") {
         reply.blocked = true;
     }
 }
@@ -223,7 +224,7 @@ mod tests {
             (json!("twelve"), None),
             (json!([5]), None),
         ] {
-            assert_eq!(count(&written), read, "{written}");
+            assert_eq!(count(&written.clone().into()), read, "{written}");
         }
     }
 
@@ -238,7 +239,7 @@ mod tests {
             (json!({}), false),
         ] {
             let mut reply = Reply::default();
-            assert_eq!(wrapped_error(&doc, &mut reply), found, "{doc}");
+            assert_eq!(wrapped_error(&doc.clone().into(), &mut reply), found, "{doc}");
             assert_eq!(reply.error.is_some(), found, "{doc}");
         }
     }

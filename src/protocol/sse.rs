@@ -368,7 +368,7 @@ mod tests {
             let value = match item {
                 Item::Event(pruned) => match pruned.unreadable {
                     Some(why) => json!([why, pruned.value]),
-                    None => pruned.value,
+                    None => Value::from(&pruned.value),
                 },
                 Item::Bare(pruned) => json!({ "bare": pruned.value, "whole": pruned.complete }),
                 Item::Done => json!("DONE"),

@@ -114,7 +114,7 @@ impl Driver {
 
     pub(super) fn document(&mut self, event: Option<&str>, streaming: bool, doc: &Value) {
         let pruned = prune(doc, &self.paths, &mut self.reply.output);
-        let seen = self.family.read(event, streaming, &pruned, &mut self.reply);
+        let seen = self.family.read(event, streaming, &pruned.into(), &mut self.reply);
         self.reply.output_events += u64::from(seen.output);
         self.reply.terminal |= seen.terminal;
     }

@@ -3,8 +3,7 @@
 //! A watsonx stream counts its input in the first event only and says 0 afterwards; its output is cumulative (recorded
 //! answers). So the largest of each wins. watsonx chat is OpenAI's format and has a family of its own.
 
-use serde_json::Value;
-
+use super::json::Value;
 use super::read::{any_output, count_at, finish, get, keep, set, str_at, sum, text, wrapped_error};
 use super::{Family, Interest, Seen};
 use crate::call::{Reply, Usage};

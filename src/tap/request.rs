@@ -11,13 +11,12 @@ mod multipart;
 
 use std::hash::Hasher;
 
-use serde_json::{Map, Value};
 use twox_hash::XxHash3_64;
 
 use self::multipart::Multipart;
 use super::decompress::Decompressor;
 use crate::call::{Protocol, RequestFacts, TextSample, Unreadable};
-use crate::protocol::json::Pruner;
+use crate::protocol::json::{Members, Pruner, Value};
 use crate::protocol::{Interest, Take};
 
 /// Longest text of [`RequestFacts`], bytes.
@@ -92,16 +91,16 @@ impl RequestTap {
                 read(&document.value, &mut facts);
             }
             Body::Form(form) => {
-                let mut document = Map::new();
+                let mut document = Members::default();
                 for (name, bytes) in form.finish() {
                     let text = String::from_utf8_lossy(&bytes);
                     match name {
                         "prompt" | "input" => facts.prompt.push(&text),
                         // Numbers and flags travel as text here.
-                        "model" => drop(document.insert(name.to_owned(), Value::from(text))),
+                        "model" => document.insert(name.into(), Value::from(&*text)),
                         _ => {
-                            let value = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text));
-                            document.insert(name.to_owned(), value);
+                            let value = serde_json::from_str::<serde_json::Value>(&text);
+                            document.insert(name.into(), value.map_or_else(|_| Value::from(&*text), Value::from));
                         }
                     }
                 }
@@ -284,88 +283,111 @@ const REQUEST: &[Interest] = &[
     text("inputText"),
 ];
 
-/// The facts that a document tells.
+/// The facts that a document tells. Where two names of the same thing are there, the first one here counts.
 fn read(document: &Value, facts: &mut RequestFacts) {
-    let at = |paths: &[&str]| -> Option<Value> {
-        paths.iter().filter_map(|path| document.pointer(path)).find(|value| !value.is_null()).cloned()
-    };
-    let words = |paths: &[&str]| match at(paths) {
-        Some(Value::String(word)) => Some(word[..word.floor_char_boundary(MAX_TEXT)].to_owned()),
-        _ => None,
-    };
-    // Some clients write whole numbers as `1024.0`.
-    let count = |paths: &[&str]| {
-        let value = at(paths)?;
-        value
-            .as_u64()
-            .or_else(|| value.as_f64().filter(|n| n.fract() == 0.0 && (0.0..1e15).contains(n)).map(|n| n as u64))
-    };
-    facts.model = words(&["/model", "/model_id", "/modelId"]);
-    facts.stream = at(&["/stream"]).and_then(|stream| stream.as_bool());
-    facts.include_usage = at(&["/stream_options/include_usage"]).and_then(|include| include.as_bool());
-    facts.service_tier = words(&["/service_tier", "/serviceTier/type", "/serviceTier"]);
-    facts.max_tokens = count(&[
-        "/max_completion_tokens",
-        "/max_output_tokens",
-        "/max_tokens",
-        "/max_tokens_to_sample",
-        "/max_new_tokens",
-        "/max_gen_len",
-        "/maxTokens",
-        "/generationConfig/maxOutputTokens",
-        "/generation_config/max_output_tokens",
-        "/inferenceConfig/maxTokens",
-        "/inferenceConfig/max_new_tokens",
-        "/textGenerationConfig/maxTokenCount",
-        "/options/num_predict",
-        "/num_predict",
-        "/parameters/max_tokens",
-        "/parameters/max_new_tokens",
-        "/parameters/maxOutputTokens",
-    ]);
-    facts.temperature = at(&[
-        "/temperature",
-        "/generationConfig/temperature",
-        "/generation_config/temperature",
-        "/inferenceConfig/temperature",
-        "/textGenerationConfig/temperature",
-        "/options/temperature",
-        "/parameters/temperature",
+    let Some(top) = document.as_object() else { return };
+    let inside = |name: &str| top.get(name).and_then(Value::as_object);
+    let none = &Members::default();
+    // Gemini's in both spellings, Bedrock's, Titan's, Ollama's, and those of Vertex, DashScope, watsonx and others.
+    let generation = inside("generationConfig").unwrap_or(none);
+    let snake_generation = inside("generation_config").unwrap_or(none);
+    let inference = inside("inferenceConfig").unwrap_or(none);
+    let titan = inside("textGenerationConfig").unwrap_or(none);
+    let options = inside("options").unwrap_or(none);
+    let parameters = inside("parameters").unwrap_or(none);
+
+    facts.model = words(first(&[(top, &["model", "model_id", "modelId"])]));
+    facts.stream = first(&[(top, &["stream"])]).and_then(Value::as_bool);
+    let stream_options = inside("stream_options").unwrap_or(none);
+    facts.include_usage = first(&[(stream_options, &["include_usage"])]).and_then(Value::as_bool);
+    let tier = inside("serviceTier").unwrap_or(none);
+    facts.service_tier = words(first(&[(top, &["service_tier"]), (tier, &["type"]), (top, &["serviceTier"])]));
+    facts.max_tokens = count(first(&[
+        (
+            top,
+            &[
+                "max_completion_tokens",
+                "max_output_tokens",
+                "max_tokens",
+                "max_tokens_to_sample",
+                "max_new_tokens",
+                "max_gen_len",
+                "maxTokens",
+            ],
+        ),
+        (generation, &["maxOutputTokens"]),
+        (snake_generation, &["max_output_tokens"]),
+        (inference, &["maxTokens", "max_new_tokens"]),
+        (titan, &["maxTokenCount"]),
+        (options, &["num_predict"]),
+        (top, &["num_predict"]),
+        (parameters, &["max_tokens", "max_new_tokens", "maxOutputTokens"]),
+    ]));
+    facts.temperature = first(&[
+        (top, &["temperature"]),
+        (generation, &["temperature"]),
+        (snake_generation, &["temperature"]),
+        (inference, &["temperature"]),
+        (titan, &["temperature"]),
+        (options, &["temperature"]),
+        (parameters, &["temperature"]),
     ])
-    .and_then(|value| value.as_f64());
-    facts.top_p = at(&[
-        "/top_p",
-        "/topP",
-        "/generationConfig/topP",
-        "/generation_config/top_p",
-        "/inferenceConfig/topP",
-        "/textGenerationConfig/topP",
-        "/options/top_p",
-        "/parameters/top_p",
-        "/parameters/topP",
-        "/p",
+    .and_then(Value::as_f64);
+    facts.top_p = first(&[
+        (top, &["top_p", "topP"]),
+        (generation, &["topP"]),
+        (snake_generation, &["top_p"]),
+        (inference, &["topP"]),
+        (titan, &["topP"]),
+        (options, &["top_p"]),
+        (parameters, &["top_p", "topP"]),
+        (top, &["p"]),
     ])
-    .and_then(|value| value.as_f64());
-    facts.reasoning_effort = words(&[
-        "/reasoning_effort",
-        "/reasoning/effort",
-        "/output_config/effort",
-        "/generationConfig/thinkingConfig/thinkingLevel",
-        "/generation_config/thinking_level",
-        "/think",
-    ]);
-    facts.choice_count = count(&[
-        "/n",
-        "/num_generations",
-        "/generationConfig/candidateCount",
-        "/parameters/sampleCount",
-        "/imageGenerationConfig/numberOfImages",
-    ]);
+    .and_then(Value::as_f64);
+    let within = |parent: &'static str, name: &'static str| top.get(parent).and_then(|parent| parent.get(name));
+    let thinking = generation.get("thinkingConfig").and_then(|thinking| thinking.get("thinkingLevel"));
+    facts.reasoning_effort = words(
+        first(&[(top, &["reasoning_effort"])])
+            .or_else(|| given(within("reasoning", "effort")))
+            .or_else(|| given(within("output_config", "effort")))
+            .or_else(|| given(thinking))
+            .or_else(|| first(&[(snake_generation, &["thinking_level"]), (top, &["think"])])),
+    );
+    let image = inside("imageGenerationConfig").unwrap_or(none);
+    facts.choice_count = count(first(&[
+        (top, &["n", "num_generations"]),
+        (generation, &["candidateCount"]),
+        (parameters, &["sampleCount"]),
+        (image, &["numberOfImages"]),
+    ]));
+}
+
+/// The first of these members that is there; `null` is absent.
+fn first<'v>(places: &[(&'v Members, &[&str])]) -> Option<&'v Value> {
+    places.iter().find_map(|(members, names)| {
+        let members = Some(*members).filter(|members| !members.is_empty())?;
+        names.iter().find_map(|name| given(members.get(name)))
+    })
+}
+
+fn given(value: Option<&Value>) -> Option<&Value> {
+    value.filter(|value| !value.is_null())
+}
+
+fn words(value: Option<&Value>) -> Option<String> {
+    let word = value?.as_str()?;
+    Some(word[..word.floor_char_boundary(MAX_TEXT)].to_owned())
+}
+
+/// Some clients write whole numbers as `1024.0`.
+fn count(value: Option<&Value>) -> Option<u64> {
+    let value = value?;
+    value.as_u64().or_else(|| value.as_f64().filter(|n| n.fract() == 0.0 && (0.0..1e15).contains(n)).map(|n| n as u64))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::decompress::tests::pack;
     use super::*;

@@ -33,7 +33,14 @@ impl Family for Probe {
         &PROBE
     }
 
-    fn read(&mut self, event: Option<&str>, streaming: bool, doc: &Value, reply: &mut Reply) -> Seen {
+    fn read(
+        &mut self,
+        event: Option<&str>,
+        streaming: bool,
+        doc: &super::super::json::Value,
+        reply: &mut Reply,
+    ) -> Seen {
+        let doc = &Value::from(doc);
         self.read.lock().unwrap().push((event.map(str::to_owned), streaming, doc.clone()));
         if let Some(tokens) = doc.get("usage").and_then(Value::as_u64) {
             reply.usage = Some(Usage { input_tokens: Some(tokens), ..Usage::default() });

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use compact_str::CompactString;
+
 use super::super::{Interest, Take};
 
 /// Where no interest can match any more.
@@ -23,7 +25,7 @@ pub(super) struct Paths {
 struct Node {
     take: Option<Take>,
     /// Named children. Few: looked through in order.
-    children: Vec<(Box<str>, u16)>,
+    children: Vec<(CompactString, u16)>,
     /// Bit `len.min(63)` is set for each child's name length, so that most foreign keys cost one test.
     lengths: u64,
     /// Child for any other key, and for array elements.
@@ -99,17 +101,17 @@ impl Paths {
         Paths { nodes }
     }
 
-    /// Where `key` leads from `node`.
-    pub(super) fn member(&self, node: u16, key: &str) -> u16 {
-        let Some(node) = self.nodes.get(node as usize) else { return NOWHERE };
+    /// Where `key` leads from `node`, and the key itself where the table names it.
+    pub(super) fn member(&self, node: u16, key: &[u8]) -> (u16, Option<&CompactString>) {
+        let Some(node) = self.nodes.get(node as usize) else { return (NOWHERE, None) };
         if node.lengths & (1 << key.len().min(63)) != 0 {
             for (name, child) in &node.children {
-                if **name == *key {
-                    return *child;
+                if name.as_bytes() == key {
+                    return (*child, Some(name));
                 }
             }
         }
-        node.any.unwrap_or(NOWHERE)
+        (node.any.unwrap_or(NOWHERE), None)
     }
 
     /// Where any element of an array leads from `node`.

@@ -97,6 +97,8 @@ pub struct CallFacts {
 pub struct KeyFacts {
     /// `None` when no credential arrived.
     pub fingerprint: Option<Fingerprint>,
+    /// Its length in bytes without white space around it.
+    pub length: usize,
     /// Where it travelled.
     pub place: Option<KeyPlace>,
     /// Request-side findings that need no state.

@@ -46,8 +46,10 @@ impl ApiKey {
         let mut text = String::with_capacity(family.len() + 13);
         text.push_str(family);
         text.push(':');
+        let hex = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
         for byte in &digest[..6] {
-            text.push_str(&format!("{byte:02x}"));
+            text.push(hex(byte >> 4));
+            text.push(hex(byte & 0xf));
         }
         Fingerprint(text.into())
     }

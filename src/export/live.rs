@@ -14,10 +14,12 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use foldhash::HashMap;
 
 use crate::call::{CallRecord, Finding, Money, Outcome, UnpricedReason, UsageSource};
 use ring::Ring;

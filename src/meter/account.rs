@@ -4,7 +4,7 @@
 //! provider's request id, the tier that served. An account id itself is never shown.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
@@ -28,6 +28,29 @@ impl AccountNames {
         let digest = Sha256::new().chain_update(&self.salt).chain_update(id).finalize();
         let hash = format!("{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
         self.names.get(&hash).cloned().unwrap_or_else(|| hash.into())
+    }
+}
+
+/// Labels that were given out, so that an account is not hashed with every call. Forgets all when it is full.
+#[derive(Debug, Default)]
+pub struct ShownAccounts(Mutex<HashMap<String, Arc<str>>>);
+
+/// Accounts that are remembered: a sidecar sees a handful.
+const MAX_SHOWN: usize = 256;
+
+impl ShownAccounts {
+    /// As [`AccountNames::show`].
+    pub fn show(&self, names: &AccountNames, id: &str) -> Arc<str> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(label) = known.get(id) {
+            return label.clone();
+        }
+        let label = names.show(id);
+        if known.len() >= MAX_SHOWN {
+            known.clear();
+        }
+        known.insert(id.to_owned(), label.clone());
+        label
     }
 }
 

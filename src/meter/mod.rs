@@ -144,6 +144,7 @@ pub struct Meter {
 struct Snapshot {
     config: MeterConfig,
     keys: HashMap<Fingerprint, KeyEntry>,
+    accounts: account::ShownAccounts,
 }
 
 /// What is remembered from call to call.
@@ -157,7 +158,7 @@ struct State {
 impl From<MeterConfig> for Snapshot {
     fn from(config: MeterConfig) -> Self {
         let keys = config.keys.iter().map(|key| (key.fingerprint.clone(), key.clone())).collect();
-        Self { config, keys }
+        Self { config, keys, accounts: account::ShownAccounts::default() }
     }
 }
 
@@ -221,8 +222,11 @@ impl Meter {
     pub fn finish(&self, mut facts: CallFacts, limits: Limits, now: SystemTime) -> Arc<CallRecord> {
         let snapshot = self.config.load();
         let config = &snapshot.config;
-        let is_key =
-            |part: &str| facts.key.fingerprint.as_ref().is_some_and(|key| key.is_of(part, &config.accounts.salt));
+        // Lengths first: a hash for each part of each name would cost more than the rest of the record.
+        let is_key = |part: &str| {
+            let key = facts.key.fingerprint.as_ref().filter(|_| part.trim_ascii().len() == facts.key.length);
+            key.is_some_and(|key| key.is_of(part, &config.accounts.salt))
+        };
         // People paste keys where models belong; from here on the name is shown.
         for name in [&mut facts.request.model, &mut facts.request.url_model, &mut facts.reply.model] {
             if let Some(masked) = name.as_deref().and_then(|name| redact_name(name, is_key)) {
@@ -298,7 +302,7 @@ impl Meter {
         let mut usage = usage;
         parts.iter().for_each(|part| usage.add(&part.usage));
 
-        let mut account = account::account(&facts).map(|id| config.accounts.show(&id));
+        let mut account = account::account(&facts).map(|id| snapshot.accounts.show(&config.accounts, &id));
         let of_process = || facts.caller.as_ref().map(|caller| Arc::clone(&caller.name));
         let client = facts.client.clone().or_else(|| config.client.clone()).or_else(of_process);
         let mut findings = facts.key.findings.clone();

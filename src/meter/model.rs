@@ -5,10 +5,10 @@
 //! becomes a name that the price book may know. Nothing here expires: a label that comes and goes loses counts.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use foldhash::HashSet;
 use percent_encoding::percent_decode_str;
 
 /// Longest label value; the longest id in the price book (October 2026) has 61.
@@ -150,19 +150,18 @@ pub fn candidates<'a>(answering: Option<&'a str>, body: Option<&'a str>, url: Op
 
 /// The same first word, and the same first small number if both have one.
 fn same_family(left: &str, right: &str) -> bool {
-    fn family(name: &str) -> (String, Option<String>) {
-        let last = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+    fn family(name: &str) -> (&str, Option<&str>) {
+        let last = name.rsplit('/').next().unwrap_or(name);
         // `us.anthropic.claude-…`: Bedrock puts the region and the vendor in front, with dots.
-        let start = last.find("claude").unwrap_or(0);
+        let start = last.as_bytes().windows(6).position(|part| part.eq_ignore_ascii_case(b"claude")).unwrap_or(0);
         let last = &last[start..];
-        let is_word = |byte: &u8| byte.is_ascii_alphabetic();
-        let word: String = last.bytes().take_while(is_word).map(char::from).collect();
-        let numbers = last.split(|c: char| !c.is_ascii_digit());
-        let number = numbers.filter(|number| (1..=2).contains(&number.len())).map(str::to_owned).next();
-        (word, number)
+        let word = last.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let mut numbers = last.split(|c: char| !c.is_ascii_digit());
+        (&last[..word], numbers.find(|number| (1..=2).contains(&number.len())))
     }
     let ((left_word, left_number), (right_word, right_number)) = (family(left), family(right));
-    left_word == right_word && (left_number == right_number || left_number.is_none() || right_number.is_none())
+    left_word.eq_ignore_ascii_case(right_word)
+        && (left_number == right_number || left_number.is_none() || right_number.is_none())
 }
 
 /// The base model of an OpenAI-style fine-tune `ft:<base>:<organization>:<suffix>:<id>`, without its date.

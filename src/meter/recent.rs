@@ -4,8 +4,9 @@
 //! inserts, so an insert costs O(1) on average, and at most an eighth of the room stands empty.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
 use std::hash::Hash;
+
+use foldhash::{HashMap, HashMapExt};
 
 /// See the file's header.
 #[derive(Debug)]

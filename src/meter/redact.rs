@@ -15,6 +15,8 @@ const MASK: &str = "***";
 const MAX_PARTS: usize = 8;
 /// Shorter parts are not tried.
 const SHORTEST_KEY: usize = 12;
+/// Shorter parts of a name are not masked for how they begin.
+const SHORTEST_PREFIXED: usize = 20;
 
 /// Prefixes of key families, each followed by anything up to white space or a closing quote or bracket. Shapes: the
 /// providers' own key pages (OpenAI, Anthropic, Google, AWS, Groq, xAI, Perplexity, Hugging Face, GitHub …).
@@ -75,12 +77,15 @@ pub(super) fn redact_name(text: &str, is_key: impl Fn(&str) -> bool) -> Option<S
     if parts.any(|part| part.len() >= SHORTEST_KEY && is_key(part)) {
         return Some(MASK.to_owned());
     }
+    if text.len() < SHORTEST_PREFIXED {
+        return None;
+    }
     let mut masked = false;
     let shown = PREFIXED.replace_all(text, |found: &Captures| {
         let word = ["api-", "key-", "pk-", "rk-"].iter().any(|word| found[2].starts_with(word));
         // Names have dates and sizes, but no capitals among them; `sk-` begins no name.
         let capitals = found[2].bytes().filter(u8::is_ascii_uppercase).count() >= 3;
-        let random = !word && found[2].len() >= 20 && looks_random(&found[2]);
+        let random = !word && found[2].len() >= SHORTEST_PREFIXED && looks_random(&found[2]);
         let random = random && (capitals || found[2].starts_with("sk-"));
         masked |= random;
         if random { format!("{}{MASK}", &found[1]) } else { found[0].to_owned() }

@@ -4,7 +4,7 @@
 use http::{HeaderMap, Method};
 
 use super::Match;
-use super::key::{Credential, kind_of};
+use super::key::{Credential, Family};
 use crate::call::{Finding, KeyPlace, Operation, Protocol};
 
 /// What is looked at.
@@ -98,7 +98,7 @@ fn of_value(credential: &Credential, request: &Request<'_>) -> Vec<Finding> {
         if cloud || lower != b"none" {
             all.push(Finding::KeyLiteralNull);
         }
-    } else if is_placeholder(key, &lower) {
+    } else if is_placeholder(key, &lower, credential.kind) {
         if cloud {
             all.push(Finding::KeyPlaceholder);
         }
@@ -115,14 +115,13 @@ fn of_kind(credential: &Credential, request: &Request<'_>) -> Vec<Finding> {
     let mut all = Vec::new();
     let (found, provider) = (request.found, &request.found.provider);
     let key = credential.key.bytes().trim_ascii();
-    let kind = kind_of(key);
-    if let Some(kind) = kind {
+    if let Some(kind) = credential.kind {
         // Keys of gateways and of servers that config brought in may look like anything.
         if kind.unique && provider.cloud && !provider.local && !provider.gateway && *kind.family != *provider.family {
             all.push(Finding::KeyWrongProvider);
         }
-        let placeholder = is_placeholder(key, &key.to_ascii_lowercase());
-        if kind.length.is_some_and(|length| key.len() * 10 < length * 6) && kind.unique && !placeholder {
+        let is_short = kind.unique && kind.length.is_some_and(|length| key.len() * 10 < length * 6);
+        if is_short && !is_placeholder(key, &key.to_ascii_lowercase(), credential.kind) {
             all.push(Finding::KeyTruncated);
         }
         if kind.admin && found.billed {
@@ -167,7 +166,7 @@ fn of_way(request: &Request<'_>) -> Vec<Finding> {
     {
         all.push(Finding::BothAuthHeaders);
     }
-    let lasting = |c: &Credential| !kind_of(c.key.bytes().trim_ascii()).is_some_and(|kind| kind.short_lived);
+    let lasting = |c: &Credential| !c.kind.is_some_and(|kind| kind.short_lived);
     let from_browser = filled().any(|c| lasting(c) && c.place == KeyPlace::WebSocketProtocol)
         || (filled().any(lasting) && (says_browser(headers) || has_foreign_origin(headers, &found.host)));
     if from_browser {
@@ -226,11 +225,11 @@ fn is_url_or_prose(key: &[u8]) -> bool {
 }
 
 /// Written by a person for "put your key here", or a masked key as consoles show it.
-fn is_placeholder(key: &[u8], lower: &[u8]) -> bool {
+fn is_placeholder(key: &[u8], lower: &[u8], kind: Option<&Family>) -> bool {
     if PLACEHOLDERS.iter().any(|word| lower == word.as_bytes()) {
         return true;
     }
-    let known = kind_of(key).map_or(&b""[..], |kind| kind.prefix.as_bytes());
+    let known = kind.map_or(&b""[..], |kind| kind.prefix.as_bytes());
     let prefix = if known.is_empty() && lower.starts_with(b"sk-") { 3 } else { known.len() };
     let (rest, rest_lower) = (&key[prefix..], &lower[prefix..]);
     let yours = rest_lower.starts_with(b"your")

@@ -9,7 +9,7 @@ const MAX_HEADERS: usize = 64;
 /// Longest value, bytes; longer ones are cut.
 const MAX_VALUE_BYTES: usize = 256;
 
-/// Kept of every answer, whoever sends it.
+/// Kept of every answer, whoever sends it; in order, to be searched by halves.
 const NAMES: &[&str] = &[
     "apim-request-id",
     "cf-error-details",
@@ -59,10 +59,8 @@ const PREFIXES: &[&str] = &[
 ///
 /// Ids, limits, accounts, error class, tier, served model and stated cost are kept; cookies and the rest are not.
 pub fn keep_response_headers(provider: &Provider, headers: &HeaderMap) -> Vec<(Box<str>, Box<str>)> {
-    let mut kept = Vec::with_capacity(16);
-    // Named headers first, so that a flood of prefixed ones cannot push them out.
     let named = |name: &str| {
-        NAMES.contains(&name)
+        NAMES.binary_search(&name).is_ok()
             || provider.request_id_headers.iter().chain(&provider.account_headers).any(|own| **own == *name)
             || provider.keep_headers.iter().any(|own| **own == *name)
     };
@@ -70,16 +68,26 @@ pub fn keep_response_headers(provider: &Provider, headers: &HeaderMap) -> Vec<(B
         PREFIXES.iter().any(|prefix| name.starts_with(prefix))
             || provider.keep_headers.iter().any(|own| own.strip_suffix('*').is_some_and(|p| name.starts_with(p)))
     };
-    for pass in [&named as &dyn Fn(&str) -> bool, &|name| prefixed(name) && !named(name)] {
-        for name in headers.keys().filter(|name| pass(name.as_str())) {
-            if kept.len() == MAX_HEADERS {
-                return kept;
-            }
-            if let Some(value) = headers.get(name) {
-                kept.push((name.as_str().into(), cut(value.as_bytes())));
-            }
+    let (mut kept, mut rest) = (Vec::with_capacity(16), Vec::new());
+    let mut last = "";
+    for (name, value) in headers {
+        let name = name.as_str();
+        // The values of one name follow each other.
+        if name == std::mem::replace(&mut last, name) {
+            continue;
+        }
+        let place = match () {
+            () if named(name) => &mut kept,
+            () if prefixed(name) => &mut rest,
+            () => continue,
+        };
+        if place.len() < MAX_HEADERS {
+            place.push((name.into(), cut(value.as_bytes())));
         }
     }
+    // Named headers first, so that a flood of prefixed ones cannot push them out.
+    rest.truncate(MAX_HEADERS - kept.len());
+    kept.append(&mut rest);
     kept
 }
 
@@ -93,6 +101,11 @@ pub fn request_id<'h>(provider: &Provider, kept: &'h [(Box<str>, Box<str>)]) -> 
 }
 
 fn cut(value: &[u8]) -> Box<str> {
+    if let Ok(text) = std::str::from_utf8(value)
+        && text.len() <= MAX_VALUE_BYTES
+    {
+        return text.into();
+    }
     let text = String::from_utf8_lossy(&value[..value.len().min(MAX_VALUE_BYTES)]);
     text[..text.floor_char_boundary(MAX_VALUE_BYTES)].into()
 }
@@ -101,6 +114,11 @@ fn cut(value: &[u8]) -> Box<str> {
 mod tests {
     use super::*;
     use crate::provider::Catalog;
+
+    #[test]
+    fn names_are_in_order() {
+        assert!(NAMES.is_sorted());
+    }
 
     #[test]
     fn keeps_what_matters_and_nothing_else() {

@@ -45,6 +45,9 @@ const HARMLESS_PARAMETERS: &[&str] = &[
     "webrtcfilter",
 ];
 
+/// Values of one header that are looked at.
+const MOST_OF_A_NAME: usize = 4;
+
 /// Subprotocol that carries a key in browsers, see
 /// <https://platform.openai.com/docs/guides/realtime-websocket> (2025).
 const WEBSOCKET_KEY: &[u8] = b"openai-insecure-api-key.";
@@ -107,6 +110,19 @@ pub(super) struct Credential {
     pub(super) key: ApiKey,
     /// Signed with session credentials (STS).
     pub(super) session: bool,
+    /// What it opens like.
+    pub(super) kind: Option<&'static Family>,
+}
+
+impl Credential {
+    fn new(place: KeyPlace, key: &[u8], session: bool) -> Self {
+        Self { place, key: ApiKey::new(key), session, kind: kind_of(key.trim_ascii()) }
+    }
+
+    /// The key family that its first characters prove.
+    fn family(&self) -> Option<&'static str> {
+        self.kind.filter(|kind| kind.unique).map(|kind| &*kind.family)
+    }
 }
 
 /// Reads every credential place of a request.
@@ -134,11 +150,12 @@ pub fn read_key(found: &Match, method: &Method, headers: &HeaderMap, path_and_qu
     };
     if let Some(credential) = filled {
         let bytes = credential.key.bytes().trim_ascii();
+        facts.length = bytes.len();
         facts.short_lived = is_short_lived(credential);
         if facts.account.is_none() && matches!(credential.place, KeyPlace::SigV4 | KeyPlace::PresignedQuery) {
             facts.account = aws_account(bytes);
         }
-        let family = key_family(bytes).unwrap_or(&found.provider.family);
+        let family = credential.family().unwrap_or(&found.provider.family);
         facts.fingerprint = Some(match (&facts.account, facts.short_lived) {
             (Some(account), true) => {
                 ApiKey::new(account.as_bytes()).fingerprint(&format!("{}-account", found.provider.family), salt)
@@ -152,14 +169,15 @@ pub fn read_key(found: &Match, method: &Method, headers: &HeaderMap, path_and_qu
 /// What a key says by itself, as if a model call brought it in the provider's usual place.
 pub fn check_key(found: &Match, key: &[u8], salt: &[u8]) -> KeyFacts {
     let place = found.provider.auth.first().copied().unwrap_or(KeyPlace::Bearer);
-    let credentials = [Credential { place, key: ApiKey::new(key), session: false }];
+    let credentials = [Credential::new(place, key, false)];
     let found = Match { billed: true, ..found.clone() };
     let (method, headers) = (Method::POST, HeaderMap::new());
     let request = finding::Request { found: &found, method: &method, headers: &headers, credentials: &credentials };
     let trimmed = key.trim_ascii();
-    let family = key_family(trimmed).unwrap_or(&found.provider.family);
+    let family = credentials[0].family().unwrap_or(&found.provider.family);
     KeyFacts {
         findings: finding::findings(&request),
+        length: trimmed.len(),
         fingerprint: (!trimmed.is_empty()).then(|| credentials[0].key.fingerprint(family, salt)),
         place: Some(place),
         short_lived: is_short_lived(&credentials[0]),
@@ -171,27 +189,29 @@ pub fn check_key(found: &Match, key: &[u8], salt: &[u8]) -> KeyFacts {
 fn credentials(found: &Match, headers: &HeaderMap, query: &str) -> Vec<Credential> {
     let mut all = Vec::with_capacity(2);
     let mut add = |place, key: &[u8], session| {
-        all.push(Credential { place, key: ApiKey::new(key), session });
+        all.push(Credential::new(place, key, session));
     };
-    for value in headers.get_all(http::header::AUTHORIZATION).iter().take(4) {
-        authorization(value.as_bytes(), headers, &mut add);
-    }
-    let named = [
-        ("x-api-key", KeyPlace::XApiKey),
-        ("api-key", KeyPlace::ApiKey),
-        ("x-goog-api-key", KeyPlace::XGoogApiKey),
-        ("ocp-apim-subscription-key", KeyPlace::SubscriptionKey),
-    ];
-    for (name, place) in named {
-        for value in headers.get_all(name).iter().take(4) {
-            add(place, value.as_bytes(), false);
-        }
-    }
-    for value in headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter().take(4) {
-        for protocol in value.as_bytes().split(|&b| b == b',') {
-            if let Some(key) = protocol.trim_ascii().strip_prefix(WEBSOCKET_KEY) {
-                add(KeyPlace::WebSocketProtocol, key, false);
+    // One look at each name is cheaper than a look-up for each that may be there. The values of one name follow each other.
+    let (mut last, mut count) = ("", 0);
+    for (name, value) in headers {
+        let (name, value) = (name.as_str(), value.as_bytes());
+        count = if name == last { count + 1 } else { 0 };
+        last = name;
+        match name {
+            _ if count >= MOST_OF_A_NAME => {}
+            "authorization" => authorization(value, headers, &mut add),
+            "x-api-key" => add(KeyPlace::XApiKey, value, false),
+            "api-key" => add(KeyPlace::ApiKey, value, false),
+            "x-goog-api-key" => add(KeyPlace::XGoogApiKey, value, false),
+            "ocp-apim-subscription-key" => add(KeyPlace::SubscriptionKey, value, false),
+            "sec-websocket-protocol" => {
+                for protocol in value.split(|&b| b == b',') {
+                    if let Some(key) = protocol.trim_ascii().strip_prefix(WEBSOCKET_KEY) {
+                        add(KeyPlace::WebSocketProtocol, key, false);
+                    }
+                }
             }
+            _ => {}
         }
     }
     for (name, value) in parameters(query) {
@@ -205,7 +225,7 @@ fn credentials(found: &Match, headers: &HeaderMap, query: &str) -> Vec<Credentia
         }
     }
     let rank = |place: KeyPlace| found.provider.auth.iter().position(|&p| p == place).unwrap_or(usize::MAX);
-    all.sort_by_key(|c| rank(c.place));
+    all.sort_by_key(|c| (rank(c.place), c.place));
     all
 }
 
@@ -255,17 +275,19 @@ fn header_text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 
 fn is_short_lived(credential: &Credential) -> bool {
     let bytes = credential.key.bytes().trim_ascii();
-    credential.session || kind_of(bytes).is_some_and(|kind| kind.short_lived) || is_expiring_jwt(bytes)
+    credential.session || credential.kind.is_some_and(|kind| kind.short_lived) || is_expiring_jwt(bytes)
 }
 
 /// A JSON Web Token whose payload has an `exp`, or whose payload cannot be read. Some providers gave out keys that are
 /// JWTs without an expiry (MiniMax): those are lasting.
 fn is_expiring_jwt(key: &[u8]) -> bool {
-    let mut parts = key.split(|&b| b == b'.');
-    let (Some(head), Some(payload), Some(_)) = (parts.next(), parts.next(), parts.next()) else { return false };
-    if !head.starts_with(b"eyJ") || parts.next().is_some() {
+    if !key.starts_with(b"eyJ") {
         return false;
     }
+    let mut parts = key.split(|&b| b == b'.');
+    let (Some(_), Some(payload), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
     let Some(payload) = decode_base64(&URL_SAFE, payload) else { return true };
     #[derive(Deserialize)]
     struct Claims {

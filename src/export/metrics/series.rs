@@ -3,11 +3,13 @@
 //!
 //! Everything adds up in integers, so that any order of calls gives the same totals.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use foldhash::{HashMap, HashMapExt, HashSet};
 
 use super::families::Bound;
 
@@ -238,7 +240,7 @@ pub struct ShardMap<T> {
 impl<T> ShardMap<T> {
     /// Empty.
     pub fn new() -> Self {
-        Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| RwLock::new(HashMap::new())) }
+        Self { hasher: RandomState::default(), shards: std::array::from_fn(|_| RwLock::new(HashMap::new())) }
     }
 
     /// Hash of label values, for the calls below.

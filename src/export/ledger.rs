@@ -143,9 +143,11 @@ impl Writer {
         loop {
             let room = MOST_ROWS - self.batch.len();
             let (had, wake) = (self.batch.len(), self.wake());
+            // The first row starts the clock of its commit; those after it wait in the queue.
+            let wanted = if had == 0 { 1 } else { room };
             tokio::select! {
                 biased;
-                count = self.intake.receiver.recv_many(&mut self.batch, room), if room > 0 => {
+                count = self.intake.take(&mut self.batch, room, wanted), if room > 0 => {
                     if count == 0 {
                         return self.end();
                     }
@@ -183,6 +185,8 @@ impl Writer {
             None => self.oldest.is_some_and(|oldest| now >= oldest + INTERVAL) || self.batch.len() >= MOST_ROWS,
         };
         if due {
+            let room = MOST_ROWS - self.batch.len();
+            self.intake.take_waiting(&mut self.batch, room);
             self.write();
         }
         if self.failing.is_none() && now >= self.next_look {
@@ -285,7 +289,7 @@ impl Writer {
                 if !self.batch.is_empty() {
                     return;
                 }
-            } else if self.intake.receiver.recv_many(&mut self.batch, room).await == 0 {
+            } else if self.intake.take(&mut self.batch, room, 1).await == 0 {
                 return;
             }
         }

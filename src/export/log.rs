@@ -23,6 +23,8 @@ use crate::call::{CallRecord, Money, Usage};
 const CAPACITY: usize = 4_096;
 /// Of a new file: its group may read it, as what collects logs has to. One that is there keeps what it has.
 const MODE: u32 = 0o640;
+/// Lines that are taken at a time.
+const LINES: usize = 64;
 /// How often a file's name is looked up again, and how often a broken one is tried.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -205,8 +207,9 @@ impl Log {
         let reopen = Arc::new(AtomicBool::new(false));
         let sink = Sink::new(target, reopen.clone());
         let (finished, done) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         std::thread::Builder::new().name("call-log".to_owned()).spawn(move || {
-            write_all(intake, sink);
+            runtime.block_on(write_all(intake, sink));
             let _ = finished.send(());
         })?;
         Ok(Self { queue, reopen, done: std::sync::Mutex::new(Some(done)) })
@@ -226,26 +229,29 @@ impl Log {
     }
 }
 
-fn write_all(mut intake: Intake<Arc<CallRecord>>, mut sink: Sink) {
+async fn write_all(mut intake: Intake<Arc<CallRecord>>, mut sink: Sink) {
     let mut complaint = Complaint::new("call log");
     let mut line = Vec::with_capacity(2_048);
+    let mut records = Vec::new();
     if let Err(error) = sink.ready() {
         complaint.failed(0, &error);
     }
-    while let Some(record) = intake.receiver.blocking_recv() {
-        line.clear();
-        let written = serde_json::to_writer(&mut line, &to_json(&record)).map_err(io::Error::from).and_then(|()| {
-            line.push(b'\n');
-            sink.write(&line)
-        });
-        match written {
-            Ok(()) => {
-                intake.exported(1);
-                complaint.worked();
-            }
-            Err(error) => {
-                intake.lost(1, DropReason::ExportFailed);
-                complaint.failed(1, &error);
+    while intake.take(&mut records, LINES, 1).await > 0 {
+        for record in records.drain(..) {
+            line.clear();
+            let written = serde_json::to_writer(&mut line, &to_json(&record)).map_err(io::Error::from).and_then(|()| {
+                line.push(b'\n');
+                sink.write(&line)
+            });
+            match written {
+                Ok(()) => {
+                    intake.exported(1);
+                    complaint.worked();
+                }
+                Err(error) => {
+                    intake.lost(1, DropReason::ExportFailed);
+                    complaint.failed(1, &error);
+                }
             }
         }
     }

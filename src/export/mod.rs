@@ -141,18 +141,14 @@ impl Exports {
 
     /// Takes one finished call. Never waits.
     pub fn record(&self, record: Arc<CallRecord>) {
-        let span = self.traces.as_ref().filter(|traces| traces.sampling.keeps(&record));
-        let span = span.and_then(|traces| traces.queue.reserve());
-        (self.observe)(&record, span.is_some());
-        if let Some(place) = span {
-            place.send(record.clone());
+        let traces = self.traces.as_ref().filter(|traces| traces.sampling.keeps(&record));
+        let is_exported = traces.is_some_and(|traces| traces.queue.push(record.clone()));
+        (self.observe)(&record, is_exported);
+        if let Some(log) = &self.log {
+            log.queue.push(record.clone());
         }
-        if let Some(place) = self.log.as_ref().and_then(|log| log.queue.reserve()) {
-            place.send(record.clone());
-        }
-        let ledger = self.ledger.load();
-        if let Some(place) = ledger.as_ref().and_then(|ledger| ledger.queue.reserve()) {
-            place.send(record.clone());
+        if let Some(ledger) = &*self.ledger.load() {
+            ledger.queue.push(record.clone());
         }
         for subscriber in self.subscribers.load().iter() {
             let _ = subscriber.try_send(record.clone());

@@ -270,16 +270,12 @@ impl Batcher {
     pub async fn run(mut self) {
         let mut complaint = Complaint::new("otlp traces");
         let mut batch = Vec::new();
-        while let Some(first) = self.intake.receiver.recv().await {
-            batch.push(first);
-            let full = tokio::time::sleep(self.delay);
-            tokio::pin!(full);
-            while batch.len() < self.max_batch {
-                let room = self.max_batch - batch.len();
-                // Dropping `recv_many` loses nothing: it is cancel safe.
-                tokio::select! {
-                    taken = self.intake.receiver.recv_many(&mut batch, room) => if taken == 0 { break },
-                    () = &mut full => break,
+        while self.intake.take(&mut batch, self.max_batch, 1).await > 0 {
+            let room = self.max_batch - batch.len();
+            if room > 0 {
+                let more = self.intake.take(&mut batch, room, room);
+                if tokio::time::timeout(self.delay, more).await.is_err() {
+                    self.intake.take_waiting(&mut batch, room);
                 }
             }
             self.export(&mut batch, &mut complaint).await;
@@ -316,7 +312,7 @@ impl Batcher {
             Ok(()) => {
                 self.intake.exported(count);
                 if rejected > 0 {
-                    self.intake.rejected(rejected);
+                    self.intake.rejected(rejected as usize);
                     complaint.failed(rejected, &"the collector took the batch and rejected some of its spans");
                 } else {
                     complaint.worked();

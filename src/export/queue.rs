@@ -1,14 +1,14 @@
 //! Bounded queues between the calls and the exporters that may be slow: what does not fit is counted, never waited for.
 //!
 //! A [`Queue`] never blocks and never grows past its capacity. Every item that enters is settled exactly once: exported,
-//! or counted as dropped with a [`DropReason`]. [`Complaint`] keeps a broken sink from flooding the log.
+//! or counted as dropped with a [`DropReason`]. An exporter says for how many items it is to be woken: waking a thread for
+//! each call would cost as much as the rest of its metering. [`Complaint`] keeps a broken sink from flooding the log.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::Notify;
 
 use crate::call::label_enum;
 
@@ -38,124 +38,185 @@ pub trait Drops: Send + Sync {
     fn queue_length(&self, signal: Signal, length: usize);
 }
 
-/// Set in [`Shared::pending`] when nobody waits for the exporter any more: what was left has been counted.
-const ABANDONED: usize = 1 << (usize::BITS - 1);
-
-struct Shared {
+/// What queue and exporter share.
+struct Shared<T> {
     signal: Signal,
     drops: Arc<dyn Drops>,
-    /// Items that entered and are not settled.
-    pending: AtomicUsize,
+    capacity: usize,
+    state: Mutex<State<T>>,
+    enough: Notify,
 }
 
-impl Shared {
-    /// Takes `count` items off the pending ones; false if they have been counted as left behind.
-    fn settle(&self, count: usize) -> bool {
-        let settled = self.pending.fetch_update(Ordering::AcqRel, Ordering::Acquire, |pending| {
-            (pending & ABANDONED == 0).then(|| pending.saturating_sub(count))
-        });
-        self.drops.queue_length(self.signal, self.length());
-        settled.is_ok()
+struct State<T> {
+    waiting: VecDeque<T>,
+    /// Items that the exporter has taken and not settled.
+    taken: usize,
+    /// How many waiting items the exporter is to be woken for.
+    wanted: usize,
+    /// Nothing is taken any more.
+    closed: bool,
+    /// The exporter is gone.
+    dead: bool,
+    /// Nobody waits for the exporter any more: what was left has been counted.
+    abandoned: bool,
+}
+
+impl<T> Shared<T> {
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn dropped(&self, reason: DropReason, count: usize) {
+        self.drops.dropped(self.signal, reason, count as u64);
+    }
+
+    fn tell_length(&self, length: usize) {
+        self.drops.queue_length(self.signal, length);
+    }
+
+    fn close(&self) {
+        self.state().closed = true;
+        self.enough.notify_one();
+    }
+
+    /// Takes `count` items off the taken ones; false if they have been counted as left behind.
+    fn settle(&self, count: usize) -> bool {
+        let mut state = self.state();
+        state.taken = state.taken.saturating_sub(count);
+        let (length, settled) = (state.length(), !state.abandoned);
+        drop(state);
+        self.tell_length(length);
+        settled
+    }
+}
+
+impl<T> State<T> {
+    /// Items that entered and are not settled.
     fn length(&self) -> usize {
-        self.pending.load(Ordering::Acquire) & !ABANDONED
+        if self.abandoned { 0 } else { self.waiting.len() + self.taken }
     }
 }
 
 /// The way in. Shared by all calls.
-pub(super) struct Queue<T> {
-    sender: ArcSwapOption<mpsc::Sender<T>>,
-    shared: Arc<Shared>,
-}
+pub(super) struct Queue<T>(Arc<Shared<T>>);
 
 /// The way out. Owned by one exporter.
-pub(super) struct Intake<T> {
-    pub receiver: mpsc::Receiver<T>,
-    shared: Arc<Shared>,
-}
-
-/// A place in a queue; leaves the queue again when dropped unused.
-pub(super) struct Place<'a, T> {
-    permit: mpsc::OwnedPermit<T>,
-    shared: &'a Shared,
-}
+pub(super) struct Intake<T>(Arc<Shared<T>>);
 
 /// A queue of at most `capacity` waiting items.
 pub(super) fn queue<T>(signal: Signal, capacity: usize, drops: Arc<dyn Drops>) -> (Queue<T>, Intake<T>) {
-    let (sender, receiver) = mpsc::channel(capacity);
-    let shared = Arc::new(Shared { signal, drops, pending: AtomicUsize::new(0) });
-    (Queue { sender: ArcSwapOption::from_pointee(sender), shared: shared.clone() }, Intake { receiver, shared })
+    let waiting = VecDeque::new();
+    let state = State { waiting, taken: 0, wanted: 1, closed: false, dead: false, abandoned: false };
+    let shared = Arc::new(Shared { signal, drops, capacity, state: Mutex::new(state), enough: Notify::new() });
+    (Queue(Arc::clone(&shared)), Intake(shared))
 }
 
 // === impl Queue ===
 
 impl<T> Queue<T> {
-    /// A place for one item, or `None` after counting the loss.
-    pub fn reserve(&self) -> Option<Place<'_, T>> {
-        let lost = |reason| {
-            self.shared.drops.dropped(self.shared.signal, reason, 1);
-            None
+    /// Puts an item in; false after counting the loss.
+    pub fn push(&self, item: T) -> bool {
+        let mut state = self.0.state();
+        let lost = match () {
+            () if state.closed => Some(DropReason::Shutdown),
+            () if state.dead => Some(DropReason::ExportFailed),
+            () if state.waiting.len() >= self.0.capacity => Some(DropReason::QueueFull),
+            () => None,
         };
-        let Some(sender) = self.sender.load_full() else { return lost(DropReason::Shutdown) };
-        match mpsc::Sender::clone(&sender).try_reserve_owned() {
-            Ok(permit) => Some(Place { permit, shared: &self.shared }),
-            Err(TrySendError::Full(_)) => lost(DropReason::QueueFull),
-            // The exporter's task died.
-            Err(TrySendError::Closed(_)) => lost(DropReason::ExportFailed),
+        if let Some(reason) = lost {
+            drop(state);
+            self.0.dropped(reason, 1);
+            return false;
         }
+        state.waiting.push_back(item);
+        let (wake, length) = (state.waiting.len() == state.wanted, state.length());
+        drop(state);
+        if wake {
+            self.0.enough.notify_one();
+        }
+        self.0.tell_length(length);
+        true
     }
 
     /// Takes nothing more; the exporter sees the end once it has taken what waits.
     pub fn close(&self) {
-        self.sender.store(None);
+        self.0.close();
     }
 
     /// Stops waiting for the exporter: counts what it has not settled as lost to shutdown and returns how many.
     pub fn abandon(&self) -> usize {
-        let left = self.shared.pending.swap(ABANDONED, Ordering::AcqRel) & !ABANDONED;
+        let mut state = self.0.state();
+        let left = state.length();
+        (state.closed, state.abandoned) = (true, true);
+        drop(state);
         if left > 0 {
-            self.shared.drops.dropped(self.shared.signal, DropReason::Shutdown, left as u64);
+            self.0.dropped(DropReason::Shutdown, left);
         }
-        self.shared.drops.queue_length(self.shared.signal, 0);
+        self.0.tell_length(0);
         left
     }
 }
 
-// === impl Place ===
-
-impl<T> Place<'_, T> {
-    /// Puts the item in.
-    pub fn send(self, item: T) {
-        let admitted = self.shared.pending.fetch_update(Ordering::AcqRel, Ordering::Acquire, |pending| {
-            (pending & ABANDONED == 0).then_some(pending + 1)
-        });
-        if admitted.is_err() {
-            return self.shared.drops.dropped(self.shared.signal, DropReason::Shutdown, 1);
-        }
-        self.permit.send(item);
-        self.shared.drops.queue_length(self.shared.signal, self.shared.length());
+impl<T> Drop for Queue<T> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
 // === impl Intake ===
 
 impl<T> Intake<T> {
+    /// Waits until `wanted` items wait, or the queue is closed, and moves at most `most` of them to `items`. Returns how
+    /// many; 0 is the end. Dropping the future loses nothing.
+    pub async fn take(&mut self, items: &mut Vec<T>, most: usize, wanted: usize) -> usize {
+        let wanted = wanted.clamp(1, self.0.capacity.max(1));
+        loop {
+            let enough = {
+                let mut state = self.0.state();
+                state.wanted = wanted;
+                state.closed || state.waiting.len() >= wanted
+            };
+            if enough {
+                return self.take_waiting(items, most);
+            }
+            self.0.enough.notified().await;
+        }
+    }
+
+    /// Moves at most `most` of the items that wait by now.
+    pub fn take_waiting(&mut self, items: &mut Vec<T>, most: usize) -> usize {
+        let mut state = self.0.state();
+        let count = state.waiting.len().min(most);
+        items.extend(state.waiting.drain(..count));
+        state.taken += count;
+        count
+    }
+
     /// `count` items reached their sink.
     pub fn exported(&self, count: usize) {
-        self.shared.settle(count);
+        self.0.settle(count);
     }
 
     /// `count` items did not.
     pub fn lost(&self, count: usize, reason: DropReason) {
-        if self.shared.settle(count) {
-            self.shared.drops.dropped(self.shared.signal, reason, count as u64);
+        if self.0.settle(count) {
+            self.0.dropped(reason, count);
         }
     }
 
     /// A sink that took a batch threw `count` of it away.
-    pub fn rejected(&self, count: u64) {
-        self.shared.drops.dropped(self.shared.signal, DropReason::ExportFailed, count);
+    pub fn rejected(&self, count: usize) {
+        self.0.dropped(DropReason::ExportFailed, count);
+    }
+}
+
+impl<T> Drop for Intake<T> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.dead = true;
+        // They stay unsettled: lost to whatever ended the exporter.
+        state.taken += state.waiting.len();
+        state.waiting = VecDeque::new();
     }
 }
 
@@ -225,18 +286,18 @@ pub(super) mod tests {
         let counted = Arc::new(Counted::default());
         let (queue, mut intake) = queue(Signal::Traces, 3, counted.clone());
         for n in 0..5 {
-            if let Some(place) = queue.reserve() {
-                place.send(n);
-            }
+            queue.push(n);
         }
         assert_eq!(counted.get(Signal::Traces, DropReason::QueueFull), 2);
-        assert_eq!(intake.receiver.try_recv(), Ok(0));
+        let mut items = Vec::new();
+        assert_eq!(intake.take_waiting(&mut items, 1), 1);
         intake.exported(1);
-        intake.receiver.try_recv().unwrap();
+        assert_eq!(intake.take_waiting(&mut items, 1), 1);
+        assert_eq!(items, [0, 1]);
         intake.lost(1, DropReason::ExportFailed);
         assert_eq!(counted.get(Signal::Traces, DropReason::ExportFailed), 1);
         queue.close();
-        assert!(queue.reserve().is_none());
+        assert!(!queue.push(5));
         assert_eq!(counted.get(Signal::Traces, DropReason::Shutdown), 1);
         assert_eq!(queue.abandon(), 1);
         assert_eq!(counted.get(Signal::Traces, DropReason::Shutdown), 2);
@@ -249,7 +310,28 @@ pub(super) mod tests {
         let counted = Arc::new(Counted::default());
         let (queue, intake) = queue::<u8>(Signal::Logs, 3, counted.clone());
         drop(intake);
-        assert!(queue.reserve().is_none());
+        assert!(!queue.push(0));
         assert_eq!(counted.get(Signal::Logs, DropReason::ExportFailed), 1);
+    }
+    #[tokio::test]
+    async fn an_exporter_is_woken_for_as_many_as_it_wants() {
+        let (queue, mut intake) = queue(Signal::Ledger, 8, Arc::new(Counted::default()));
+        let mut items = Vec::new();
+        queue.push(0);
+        assert_eq!(intake.take(&mut items, 8, 1).await, 1);
+        for n in 1..3 {
+            queue.push(n);
+        }
+        let early = tokio::time::timeout(Duration::from_millis(50), intake.take(&mut items, 8, 3)).await;
+        assert!(early.is_err(), "two of three wait");
+        let (taken, ()) = tokio::join!(intake.take(&mut items, 8, 3), async {
+            tokio::task::yield_now().await;
+            queue.push(3);
+        });
+        assert_eq!((taken, &items[..]), (3, &[0, 1, 2, 3][..]));
+        queue.push(4);
+        drop(queue);
+        assert_eq!(intake.take(&mut items, 8, 3).await, 1, "what waits is taken at the end");
+        assert_eq!(intake.take(&mut items, 8, 3).await, 0);
     }
 }

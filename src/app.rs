@@ -28,7 +28,7 @@ use crate::ledger::{Dimension, LedgerError, Query, Reader, Retention};
 use crate::listen::ca::Authority;
 use crate::listen::tls::Interception;
 use crate::listen::tunnel::Count;
-use crate::listen::{self, Answer, Callers, HttpServer, Inherited, ListenSettings, Phase, permitted};
+use crate::listen::{self, Answer, Callers, DataThread, HttpServer, Inherited, ListenSettings, Phase, permitted};
 use crate::meter::{AccountNames, Meter, MeterConfig, PriceBook, Rules};
 use crate::provider::{Catalog, Provider, read_limits};
 use crate::proxy::forward::ProxyPassword;
@@ -60,6 +60,7 @@ pub struct App {
     /// `None` once it has ended.
     proxy_task: Option<JoinHandle<()>>,
     admin_task: JoinHandle<()>,
+    _calls: DataThread,
 }
 
 /// What a finished call is handed to.
@@ -103,21 +104,39 @@ impl Count for Passing {
 }
 
 /// Turns facts into a record on a task of its own, so that the answer's last byte does not wait for it.
-struct Settle(Arc<Rooms>);
+struct Settle {
+    rooms: Arc<Rooms>,
+    /// Held by the one call that loads what all need.
+    loading: Arc<tokio::sync::Mutex<()>>,
+}
 
 impl Sink for Settle {
     fn finish(&self, mut facts: CallFacts, provider: Option<Arc<Provider>>, caller: Option<&Answer>) {
-        let settling = Settling::new(Arc::clone(&self.0));
-        let caller = caller.cloned();
+        let settling = Settling::new(Arc::clone(&self.rooms));
+        let loading = Arc::clone(&self.loading);
+        let unknown = match caller.map(|caller| (caller, caller.now())) {
+            Some((_, Some(known))) => {
+                facts.caller = known;
+                None
+            }
+            Some((caller, None)) => Some(caller.clone()),
+            None => None,
+        };
         tokio::spawn(async move {
-            if let Some(caller) = caller {
+            if let Some(caller) = unknown {
                 facts.caller = tokio::time::timeout(CALLER_WAIT, caller.known()).await.ok().flatten();
             }
             if settling.0.meter.may_block(&facts) {
-                tokio::task::spawn_blocking(move || settling.0.settle(facts, provider.as_deref()));
-            } else {
-                settling.0.settle(facts, provider.as_deref());
+                let turn = loading.lock_owned().await;
+                if settling.0.meter.may_block(&facts) {
+                    tokio::task::spawn_blocking(move || {
+                        let _turn = turn;
+                        settling.0.settle(facts, provider.as_deref());
+                    });
+                    return;
+                }
             }
+            settling.0.settle(facts, provider.as_deref());
         });
     }
 }
@@ -220,15 +239,25 @@ impl App {
             callers: current.listen.callers.then(Callers::start).flatten(),
         };
         let first = snapshot(&current, &rooms.metrics, &listeners)?;
-        let sink = Arc::new(Settle(Arc::clone(&rooms)));
+        let sink = Arc::new(Settle { rooms: Arc::clone(&rooms), loading: Arc::default() });
         let watched = Arc::new(Watched(rooms.metrics.clone()));
         let server = Arc::new(HttpServer::new(&settings));
         let spine = Arc::new(Proxy::new(first, sink, watched, server, Arc::clone(&listeners)));
         follow_config(&config, &rooms, &spine, listeners);
 
+        let calls = DataThread::start().context("cannot start the thread that serves calls")?;
         let connections = rooms.metrics.clone();
         let serving = Arc::clone(&spine);
-        let proxy_task = tokio::spawn(async move {
+        // Each thread waits for its own sockets.
+        let moved = |listener: TcpListener| {
+            let socket = listener.into_std()?;
+            let _there = calls.handle().enter();
+            TcpListener::from_std(socket)
+        };
+        let listener = moved(listener)?;
+        let tls_listener = tls_listener.map(moved).transpose()?;
+        let redirect_listeners = redirect_listeners.into_iter().map(moved).collect::<Result<Vec<_>, _>>()?;
+        let proxy_task = calls.handle().spawn(async move {
             let opened = || connections.connection(Side::Client);
             let plain = listen::accept(listener, &settings, phases.clone(), opened, |stream, arrival| {
                 Arc::clone(&serving).plain(stream, arrival)
@@ -278,6 +307,7 @@ impl App {
             stop_admin,
             proxy_task: Some(proxy_task),
             admin_task,
+            _calls: calls,
         })
     }
 
@@ -340,7 +370,7 @@ impl App {
 pub fn serve(config: ConfigHandle) -> anyhow::Result<()> {
     let sockets = Inherited::from_env()?;
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let served = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let app = App::start_on(config.clone(), sockets).await?;

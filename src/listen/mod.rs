@@ -11,6 +11,7 @@ pub mod ca;
 mod caller;
 pub mod client_hello;
 mod client_io;
+mod data_thread;
 mod inherited;
 pub mod leaf;
 pub mod permitted;
@@ -39,6 +40,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::call::Way;
 pub use caller::{Answer, Callers};
 pub use client_io::{Answering, ClientIo, ClientState, Ends};
+pub use data_thread::DataThread;
 pub use inherited::Inherited;
 
 /// Bounds of a port.
@@ -224,7 +226,6 @@ fn server(settings: &ListenSettings) -> auto::Builder<TokioExecutor> {
         .header_read_timeout(None)
         .auto_date_header(false)
         .preserve_header_case(true)
-        .max_headers(256)
         // hyper asks for at least 8 KiB.
         .max_buf_size(settings.header_bytes.max(8192));
     builder

@@ -100,7 +100,6 @@ where
                 .pool_timer(TokioTimer::new())
                 .timer(TokioTimer::new())
                 .http1_preserve_header_case(true)
-                .http1_max_headers(256)
                 // hyper asks for at least 8 KiB.
                 .http1_max_buf_size(settings.header_bytes.max(8192))
                 // Windows large enough that one slow reader of a shared HTTP/2 connection does not hold up the others.

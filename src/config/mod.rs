@@ -64,8 +64,9 @@ pub const LIMIT_ACCOUNTS: u32 = 50;
 pub const LIMIT_CONNECTIONS: u32 = 20_000;
 /// What one tap may hold: the largest single event or usage block seen is far below.
 pub const TAP_BYTES: u64 = 1 << 20;
-/// Head of a request or answer: more than any provider takes, so that the sidecar is never the one that refuses.
-pub const HEADER_BYTES: u64 = 1 << 20;
+/// Head of a request or answer: more than any provider takes (Cloudflare, before several of them: 128 KiB), so that the sidecar
+/// is never the one that refuses. Each connection that is not read may hold some five times this.
+pub const HEADER_BYTES: u64 = 256 << 10;
 /// DNS, TCP and TLS: three lost SYNs (1 + 2 + 4 s) are still survived.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence of a provider: longer than the SDKs' own timeouts (10 minutes), so that the application gives up first.

@@ -2,13 +2,15 @@
 # make image  the container image, without a daemon; prints its size and start time; make image ARCH='amd64 arm64' builds both
 # make prices the price book from the newest package genai-prices; see CONTRIBUTING.md
 # make sbom   what is in the binary, as CycloneDX: target/sbom/keytally-<target>.cdx.json
+# make bench  what a call costs, beside nginx, HAProxy, mitmproxy, LiteLLM and Portkey; some half an hour of a quiet machine
 # make test   every check and every test, installing what they need
 ARGS ?= demo
 ARCH ?=
+BENCH ?=
 TARGET ?= x86_64-unknown-linux-musl
 REVISION = $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
-.PHONY: run image prices sbom test lint tools
+.PHONY: run image prices sbom bench test lint tools
 
 run:
 	KEYTALLY_REVISION=$(REVISION) cargo run --release --locked --quiet -- $(ARGS)
@@ -22,6 +24,11 @@ prices: tools
 
 sbom:
 	deploy/image/sbom.sh $(TARGET)
+
+bench:
+	benches/tools/install.sh
+	cargo bench --locked --bench proxies -- $(BENCH)
+	cargo bench --locked --bench reading --bench ledger
 
 test: tools lint
 	KEYTALLY_REVISION=$(REVISION) cargo build --locked --quiet --bin keytally --target x86_64-unknown-linux-musl

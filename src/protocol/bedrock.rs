@@ -263,10 +263,9 @@ impl BedrockInvoke {
         }
         wrapped_error(doc, reply);
         let said = ["outputText", "results", "generation", "outputs", "generations", "text", "completions", "images"];
-        let output = said.iter().any(|key| match doc.get(*key) {
+        let output = said.iter().any(|key| match doc.get(key) {
             Some(Value::Array(items)) => items.iter().any(|item| {
-                ["outputText", "text", "data"].iter().any(|key| any_output(item.get(*key)))
-                    || item == &Value::Bool(true)
+                ["outputText", "text", "data"].iter().any(|key| any_output(item.get(key))) || item == &Value::Bool(true)
             }),
             value => any_output(value),
         });

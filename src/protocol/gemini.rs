@@ -87,7 +87,7 @@ fn read_metadata(metadata: &Value, reply: &mut Reply) {
     let thoughts = count_at(metadata, &["thoughtsTokenCount"]);
     let tools = count_at(metadata, &["toolUsePromptTokenCount"]);
     let parts = |keys: &[&str], modality: Modality| {
-        keys.iter().fold(None, |total, key| sum(total, of_modality(metadata.get(*key), modality)))
+        keys.iter().fold(None, |total, key| sum(total, of_modality(metadata.get(key), modality)))
     };
     // Embeddings call it `promptTokenDetails`, Live answers `responseTokensDetails`.
     const PROMPT: &[&str] = &["promptTokensDetails", "promptTokenDetails", "toolUsePromptTokensDetails"];

@@ -43,7 +43,7 @@ impl Family for Ollama {
         if let Some(reason) = str_at(doc, "done_reason") {
             finish(reply, 0, reason);
         }
-        let output = ["message", "response", "thinking"].iter().any(|key| any_output(doc.get(*key)));
+        let output = ["message", "response", "thinking"].iter().any(|key| any_output(doc.get(key)));
         Seen { output, terminal: streaming && doc.get("done") == Some(&Value::Bool(true)) }
     }
 

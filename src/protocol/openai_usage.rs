@@ -19,7 +19,7 @@ pub(super) struct Context<'a> {
 /// Reads one `usage` object; `None` when it counts nothing.
 pub(super) fn usage(object: &Value, context: Context<'_>) -> Option<Usage> {
     let fields = object.as_object().filter(|fields| !fields.is_empty())?;
-    let first = |names: &[&str]| names.iter().find_map(|name| fields.get(*name).and_then(count));
+    let first = |names: &[&str]| names.iter().find_map(|name| fields.get(name).and_then(count));
     // `…_token_details` without the plural: Mistral, Writer, OpenAI Assistants and transcriptions (recorded answers).
     let details = |names: &[&'static str]| names.iter().find_map(|name| get(object, name));
     let of_input =

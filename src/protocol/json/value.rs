@@ -181,7 +181,7 @@ impl From<&Value> for serde_json::Value {
 /// As serde_json's: names in any order.
 impl PartialEq<serde_json::Value> for Value {
     fn eq(&self, other: &serde_json::Value) -> bool {
-        serde_json::Value::from(self) == *other
+        serde_json::to_value(self).is_ok_and(|value| value == *other)
     }
 }
 

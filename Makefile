@@ -3,14 +3,17 @@
 # make prices the price book from the newest package genai-prices; see CONTRIBUTING.md
 # make sbom   what is in the binary, as CycloneDX: target/sbom/keytally-<target>.cdx.json
 # make bench  what a call costs, beside nginx, HAProxy, mitmproxy, LiteLLM and Portkey; some half an hour of a quiet machine
+# make soak   an hour of mixed traffic against the release build, which must not grow; make soak SECONDS=600 RATE=100 for less
 # make test   every check and every test, installing what they need
 ARGS ?= demo
 ARCH ?=
 BENCH ?=
 TARGET ?= x86_64-unknown-linux-musl
+SECONDS ?= 3600
+RATE ?= 300
 REVISION = $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
-.PHONY: run image prices sbom bench test lint tools
+.PHONY: run image prices sbom bench soak test lint tools
 
 run:
 	KEYTALLY_REVISION=$(REVISION) cargo run --release --locked --quiet -- $(ARGS)
@@ -29,6 +32,11 @@ bench:
 	benches/tools/install.sh
 	cargo bench --locked --bench proxies -- $(BENCH)
 	cargo bench --locked --bench reading --bench ledger
+
+soak:
+	KEYTALLY_REVISION=$(REVISION) cargo build --release --locked --quiet
+	KEYTALLY_BINARY=$(CURDIR)/target/release/keytally KEYTALLY_SOAK_SECONDS=$(SECONDS) KEYTALLY_SOAK_RATE=$(RATE) \
+		cargo test --locked --quiet --test tests -- --ignored --exact --nocapture soak::for_as_long_as_asked
 
 test: tools lint
 	KEYTALLY_REVISION=$(REVISION) cargo build --locked --quiet --bin keytally --target x86_64-unknown-linux-musl

@@ -2,7 +2,7 @@
 //! names the planted cause, and nothing else, first.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,8 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::support::{Sidecar, send, skip, wire};
+use crate::support::clock::Clock;
+use crate::support::{Sidecar, send, wire};
 
 const ASK: &str = r#"{"model":"gpt-4o-mini","messages":[{"role":"user","content":"Hi"}]}"#;
 const OK: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","model":"gpt-4o-mini","choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}"#;
@@ -25,10 +26,6 @@ const NO_CREDIT: &str = r#"{"error":{"message":"You exceeded your current quota,
 const NO_KEY: &str =
     r#"{"error":{"message":"You didn't provide an API key.","type":"invalid_request_error","param":null,"code":null}}"#;
 const CHAT: &str = "/openai/v1/chat/completions";
-/// Moves the clock of one process (Debian package libfaketime).
-fn faketime() -> PathBuf {
-    format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH).into()
-}
 
 /// Providers that answer each call as the call's plant says, and a sidecar before them.
 struct Stage {
@@ -267,25 +264,12 @@ async fn every_finding_is_named_first() {
 /// Three findings need hours or days: the sidecar's clock is moved for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn findings_that_take_days_are_named_first() {
-    if !faketime().exists() {
-        return skip("libfaketime");
-    }
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let clock = dir.path().join("clock");
-    let set = |offset: &str| {
-        let new = dir.path().join("clock.new");
-        std::fs::write(&new, format!("{offset}\n")).expect("written");
-        std::fs::rename(&new, &clock).expect("in place");
-    };
-    set("+0s");
+    let Some(clock) = Clock::new() else { return };
+    let set = |offset: &str| clock.set(offset);
     let named = keytally::call::ApiKey::new(*b"made-up-idle-key").fingerprint("groq", b"");
     let more = format!("keys:\n  - {{ fingerprint: \"{named}\", name: rarely-used }}\n");
     let mut stage = Stage::new(&more, |command| {
-        command
-            .env("LD_PRELOAD", faketime())
-            .env("FAKETIME_TIMESTAMP_FILE", &clock)
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        clock.rule(command);
     })
     .await;
     let good =

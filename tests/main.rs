@@ -27,6 +27,8 @@ mod deploy;
 mod doctor;
 /// `keytally explain`: every known error, pasted.
 mod explain;
+/// Faults around the sidecar while calls go on: no call fails for it, nothing is lost uncounted, all comes back.
+mod faults;
 /// What an attacker would try.
 mod hardening;
 /// The ledger: commands, kills, full disks, restarts.
@@ -45,6 +47,8 @@ mod redirect;
 mod run;
 /// The SDKs that people use, unchanged.
 mod sdks;
+/// Mixed traffic for a while, or for as long as asked: nothing grows, nothing is lost.
+mod soak;
 /// The status page in a browser, and the live view behind it.
 mod status_page;
 /// `keytally top` in a terminal; completions in a shell.

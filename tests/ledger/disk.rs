@@ -1,52 +1,21 @@
 //! A full disk, a read-only one, a damaged file: calls pass, what is lost is counted, and it heals without a restart.
 
 use super::*;
+use crate::support::mount::Mount;
 
 /// A loss shows at once, not when a scraper has seen its counter at 0.
 const COUNTED: &str = "metrics: { birth_hold: 0s }";
 
-/// A file system of the test's own; unmounted when dropped.
-struct Mount(tempfile::TempDir);
-
-impl Mount {
-    /// `None`, and says so, where this user may not mount.
-    fn new(size: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(dir.path())
-            .stderr(Stdio::null())
-            .status();
-        if mounted.is_ok_and(|status| status.success()) {
-            Some(Self(dir))
-        } else {
-            eprintln!("skipped: needs root, to mount a small tmpfs");
-            None
-        }
-    }
-
-    fn remount(&self, how: &str) {
-        let done = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(self.0.path()).status().unwrap();
-        assert!(done.success());
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_is_counted_and_heals() {
     let Some(disk) = Mount::new("1m") else { return };
-    let ledger = disk.0.path().join("ledger.db");
+    let ledger = disk.path().join("ledger.db");
     let provider = provider().await;
     let sidecar = Sidecar::start(&config(provider.address(), &ledger, COUNTED));
     assert_eq!(call(&sidecar, KEYS[0], "gpt-4o").await, 200);
     wait_for_rows(&ledger, 1).await;
 
-    let filler = disk.0.path().join("filler");
+    let filler = disk.path().join("filler");
     let _ = std::fs::write(&filler, vec![0; 2 << 20]);
     let mut calls = 1;
     // The write-ahead log has room in its last page; then there is no more.
@@ -82,7 +51,7 @@ async fn a_full_disk_is_counted_and_heals() {
 async fn a_short_trouble_costs_nothing() {
     let Some(disk) = Mount::new("2m") else { return };
     disk.remount("ro");
-    let ledger = disk.0.path().join("ledger.db");
+    let ledger = disk.path().join("ledger.db");
     let provider = provider().await;
     let sidecar = Sidecar::start(&config(provider.address(), &ledger, COUNTED));
     assert_eq!(call(&sidecar, KEYS[0], "gpt-4o").await, 200);

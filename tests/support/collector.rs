@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -98,15 +99,60 @@ impl Collector {
     }
 }
 
-async fn take(to: Arc<Received>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (head, body) = request.into_parts();
+/// A collector that only counts, for loads of any size.
+pub struct Counter {
+    /// Where.
+    pub address: SocketAddr,
+    spans: Arc<AtomicU64>,
+}
+
+impl Counter {
+    /// Listens on a free loopback port.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        let spans = Arc::<AtomicU64>::default();
+        let count = Arc::clone(&spans);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let count = Arc::clone(&count);
+                let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                    let count = Arc::clone(&count);
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let spans = batch(&head, body).await.resource_spans.into_iter().flat_map(|all| all.scope_spans);
+                        count.fetch_add(spans.map(|of_scope| of_scope.spans.len() as u64).sum(), Ordering::Relaxed);
+                        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Self { address, spans }
+    }
+
+    /// Spans so far.
+    pub fn spans(&self) -> u64 {
+        self.spans.load(Ordering::Relaxed)
+    }
+}
+
+/// What an exporter sends.
+async fn batch(head: &http::request::Parts, body: Incoming) -> ExportTraceServiceRequest {
     let mut body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default().to_vec();
     if head.headers.get("content-encoding").is_some_and(|encoding| encoding == "gzip") {
         let mut plain = Vec::new();
         std::io::copy(&mut flate2::read::GzDecoder::new(&body[..]), &mut plain).expect("gzip");
         body = plain;
     }
-    let batch = ExportTraceServiceRequest::decode(&body[..]).expect("an export request");
+    ExportTraceServiceRequest::decode(&body[..]).expect("an export request")
+}
+
+async fn take(to: Arc<Received>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let batch = batch(&head, body).await;
     let mut to = to.lock().unwrap();
     to.1.push((head.uri.path().to_owned(), head.headers));
     for of_resource in batch.resource_spans {

@@ -29,6 +29,11 @@ impl Samples {
         self.0.iter().filter(move |(n, _, _)| n == name).map(|(_, labels, value)| (labels, *value))
     }
 
+    /// Every sample: name, labels, value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &BTreeMap<String, String>, f64)> {
+        self.0.iter().map(|(name, labels, value)| (name.as_str(), labels, *value))
+    }
+
     /// Number of series.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -1,9 +1,13 @@
 //! The kit of the tests: the real binary as a child process ([`Sidecar`]), a plain HTTP client ([`client`]), metrics read
 //! by name and labels ([`metrics`]). The provider is simulated by `keytally::demo::simulator`.
 
+pub mod at_rest;
 pub mod client;
+pub mod clock;
 pub mod collector;
+pub mod load;
 pub mod metrics;
+pub mod mount;
 pub mod netns;
 pub mod recorded;
 pub mod sidecar;

@@ -9,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 /// See the file's header.
 pub struct Namespace {
     name: String,
+    /// Its own end.
+    pub inside: Ipv4Addr,
     /// The test's end, as the namespace sees it.
     pub outside: Ipv4Addr,
     /// The same over IPv6.
@@ -38,7 +40,7 @@ impl Namespace {
         let (outside6, inside6) = (net6(1), net6(2));
         let name = format!("kt{}t{tag}", std::process::id());
         let (near, far) = (format!("{name}a"), format!("{name}b"));
-        let made = Self { name: name.clone(), outside, outside6 };
+        let made = Self { name: name.clone(), inside, outside, outside6 };
         ip(&["netns", "add", &name]);
         ip(&["link", "add", &near, "type", "veth", "peer", "name", &far, "netns", &name]);
         ip(&["addr", "add", &format!("{outside}/30"), "dev", &near]);
@@ -64,6 +66,26 @@ impl Namespace {
         std::fs::create_dir_all(self.files()).expect("root may");
         std::fs::write(self.files().join("resolv.conf"), format!("nameserver {address}\n")).expect("root may");
         std::fs::write(self.files().join("nsswitch.conf"), "hosts: dns\n").expect("root may");
+    }
+
+    /// Runs a command of nftables.
+    #[track_caller]
+    pub fn nft(&self, command: &str) {
+        let output = self.run(&["nft", command]);
+        assert!(output.status.success(), "nft {command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Slows what leaves it: kind and parameters of a queueing discipline.
+    pub fn shape(&self, discipline: &str) {
+        let device = format!("{}b", self.name);
+        let words = ["tc", "qdisc", "add", "dev", &device, "root"].into_iter().chain(discipline.split(' '));
+        let output = self.run(&words.collect::<Vec<_>>());
+        assert!(output.status.success(), "tc {discipline}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Ends [`Namespace::shape`].
+    pub fn unshape(&self) {
+        self.run(&["tc", "qdisc", "del", "dev", &format!("{}b", self.name), "root"]);
     }
 
     fn files(&self) -> PathBuf {

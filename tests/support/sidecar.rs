@@ -1,7 +1,7 @@
 //! The real binary, started on free ports with a config of the test's own.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -33,6 +33,11 @@ impl Sidecar {
 
     /// As [`Sidecar::start_with`], run by another program that becomes it (`ip netns exec`, `setpriv`).
     pub fn start_under(prefix: &[String], config: &str, adjust: impl FnOnce(&mut Command)) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, prefix, config, adjust)
+    }
+
+    /// As [`Sidecar::start_under`], listening on another address.
+    pub fn start_at(address: Ipv4Addr, prefix: &[String], config: &str, adjust: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
         let calls = dir.path().join("calls.jsonl");
         let mut text = config.to_owned();
@@ -41,11 +46,14 @@ impl Sidecar {
         }
         let file = dir.path().join("keytally.yaml");
         std::fs::write(&file, text).expect("config written");
-        let words = prefix.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_keytally")]).collect::<Vec<_>>();
+        // `make soak` runs the release build.
+        let binary = std::env::var("KEYTALLY_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_keytally").to_owned());
+        let words = prefix.iter().chain([&binary]).collect::<Vec<_>>();
         let mut command = Command::new(words[0]);
+        let free = format!("{address}:0");
         command
             .args(&words[1..])
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--config"])
+            .args(["serve", "--listen", &free, "--admin", &free, "--config"])
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -156,6 +164,11 @@ impl Sidecar {
     pub fn stop(&mut self) -> ExitStatus {
         self.signal("TERM");
         self.wait(Duration::from_secs(20))
+    }
+
+    /// Open descriptors.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("a process of ours").count()
     }
 
     /// Resident memory, bytes.

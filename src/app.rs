@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin;
@@ -26,6 +26,7 @@ use crate::export::{
 };
 use crate::ledger::{Dimension, LedgerError, Query, Reader, Retention};
 use crate::listen::ca::Authority;
+use crate::listen::room::Room;
 use crate::listen::tls::Interception;
 use crate::listen::tunnel::Count;
 use crate::listen::{self, Answer, Callers, DataThread, HttpServer, Inherited, ListenSettings, Phase, permitted};
@@ -233,8 +234,11 @@ impl App {
         rooms.metrics.config_reloaded(status.successful, status.last_success);
 
         let (phase, phases) = watch::channel(Phase::Serving);
+        let pauses = rooms.metrics.clone();
+        let room = Room::new(current.limits.connections as usize, move |reason| pauses.accept_paused(reason));
+        rooms.metrics.connections_limit(room.most());
         let settings = ListenSettings {
-            connections: Arc::new(Semaphore::new(current.limits.connections as usize)),
+            room: Arc::new(room),
             header_bytes: usize::try_from(current.limits.header_bytes).unwrap_or(usize::MAX),
             callers: current.listen.callers.then(Callers::start).flatten(),
         };

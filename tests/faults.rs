@@ -5,6 +5,7 @@
 
 mod collector;
 mod config;
+mod connections;
 mod disk;
 mod drain;
 mod link;

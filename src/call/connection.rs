@@ -25,6 +25,18 @@ label_enum! {
 }
 
 label_enum! {
+    /// Why accepting connections had to wait.
+    AcceptPause {
+        /// As many as may be are open.
+        Limit = "limit",
+        /// The process or the system is out of descriptors.
+        Descriptors = "descriptors",
+        /// Anything else, such as a lack of memory.
+        Failed = "failed",
+    }
+}
+
+label_enum! {
     /// How a TLS handshake with an application ended.
     HandshakeEnd {
         /// Both sides agree.

@@ -15,7 +15,7 @@ mod record;
 mod usage;
 
 pub use caller::Caller;
-pub use connection::{ForwardRefusal, HandshakeEnd, Unread};
+pub use connection::{AcceptPause, ForwardRefusal, HandshakeEnd, Unread};
 pub use end::End;
 pub use facts::{
     CallFacts, CallId, ErrorFacts, GeneratedError, KeyFacts, Limits, RateLimit, Reply, RequestFacts, ResponseFacts,

@@ -262,6 +262,7 @@ fn source(args: ConfigArgs, listen: Option<SocketAddr>, admin: Option<SocketAddr
 }
 
 fn serve(args: ServeArgs) -> Exit {
+    crate::listen::room::raise_descriptor_limit();
     let (handle, warnings) = match ConfigHandle::start(source(args.config, args.listen, args.admin)) {
         Ok(started) => started,
         Err(error) => return bad_config(&error),

@@ -526,7 +526,8 @@ pub struct LimitsFile {
     /// Accounts with a label of their own; further ones are `other`.
     #[schemars(range(min = 1, max = 10_000))]
     pub accounts: u32,
-    /// Open connections of applications; further ones wait.
+    /// Open connections of applications; further ones wait. Each needs two open files: where the process may have too few, fewer
+    /// connections are served, and the log says so.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections: u32,
     /// What is held of one body; beyond it the usage of the call is unknown and its bytes pass all the same.

@@ -28,8 +28,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 pub use collect::{HistView, Visitor};
 pub use encode::Format;
 pub use families::{
-    ALL as FAMILIES, BilledUnit, BodyDirection, Bound, BudgetPeriod, CallResult, DropReason, Family, ForwardRefusal,
-    HandshakeEnd, Kind, OverflowLabel, Phase, PricingStatus, Side, Signal, Stability, TokenDirection, Unread,
+    ALL as FAMILIES, AcceptPause, BilledUnit, BodyDirection, Bound, BudgetPeriod, CallResult, DropReason, Family,
+    ForwardRefusal, HandshakeEnd, Kind, OverflowLabel, Phase, PricingStatus, Side, Signal, Stability, TokenDirection,
+    Unread,
 };
 pub use keys::{KeyStatus, Verdict, rfc3339};
 pub use series::Exemplar;
@@ -141,6 +142,8 @@ struct Own {
     malformed_contexts: AtomicU64,
     overflow: [AtomicU64; OverflowLabel::ALL.len()],
     connections: [AtomicI64; Side::ALL.len()],
+    connections_limit: AtomicUsize,
+    accept_pauses: [AtomicU64; AcceptPause::ALL.len()],
     overhead: [Mutex<Hist>; Phase::ALL.len()],
     facts: Mutex<Facts>,
 }
@@ -246,6 +249,8 @@ impl Metrics {
                 malformed_contexts: AtomicU64::new(0),
                 overflow: Default::default(),
                 connections: Default::default(),
+                connections_limit: AtomicUsize::new(0),
+                accept_pauses: Default::default(),
                 overhead: std::array::from_fn(|_| Mutex::new(Hist::born(&OVERHEAD_BUCKETS, 0))),
                 facts: Mutex::default(),
             },
@@ -331,6 +336,16 @@ impl Metrics {
     pub fn connection(&self, side: Side) -> OpenConnection {
         self.0.own.connections[side as usize].fetch_add(1, Ordering::Relaxed);
         OpenConnection(self.0.clone(), side)
+    }
+
+    /// Connections of applications that are served at a time.
+    pub fn connections_limit(&self, most: usize) {
+        self.0.own.connections_limit.store(most, Ordering::Relaxed);
+    }
+
+    /// Counts a time that accepting connections had to wait.
+    pub fn accept_paused(&self, reason: AcceptPause) {
+        self.0.own.accept_pauses[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts lost telemetry.

@@ -3,7 +3,7 @@
 //! Beside it: what a connection begins with ([`client_hello`]), the local authority and its certificates ([`ca`],
 //! [`permitted`], [`leaf`]), TLS with applications ([`tls`]) and blind tunnels ([`tunnel`]).
 //!
-//! Bounds: at most `connections` at a time (a further one waits in the kernel's queue), head of a request at most
+//! Bounds: connections as [`room`] has it (a further one waits in the kernel's queue), head of a request at most
 //! `header_bytes` (a longer one is answered with 431). One bad connection never ends the loop. On shutdown the socket
 //! stops accepting, idle connections close, calls in flight end by themselves.
 
@@ -16,12 +16,12 @@ mod inherited;
 pub mod leaf;
 pub mod permitted;
 pub mod redirect;
+pub mod room;
 pub mod tls;
 pub mod tunnel;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -35,19 +35,20 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::call::Way;
 pub use caller::{Answer, Callers};
 pub use client_io::{Answering, ClientIo, ClientState, Ends};
 pub use data_thread::DataThread;
 pub use inherited::Inherited;
+use room::Room;
 
 /// Bounds of a port.
 #[derive(Clone)]
 pub struct ListenSettings {
     /// Connections served at a time, by all ports together.
-    pub connections: Arc<Semaphore>,
+    pub room: Arc<Room>,
     /// Most bytes of a request's head.
     pub header_bytes: usize,
     /// Finds out which processes call; `None` when nobody wants to know.
@@ -134,15 +135,15 @@ pub async fn accept<S, F, G>(
             biased;
             () = reached(&mut phases, Phase::Draining) => break,
             accepted = async {
-                let permit = Arc::clone(&settings.connections).acquire_owned().await;
+                let permit = settings.room.permit().await;
                 (permit, listener.accept().await)
             } => accepted,
         };
         let (permit, (stream, peer)) = match accepted {
-            (Ok(permit), Ok(accepted)) => (permit, accepted),
-            (Err(_), _) => break,
+            (Some(permit), Ok(accepted)) => (permit, accepted),
+            (None, _) => break,
             (_, Err(error)) => {
-                accept_failed(&error).await;
+                settings.room.failed(&error).await;
                 continue;
             }
         };
@@ -237,16 +238,4 @@ fn server(settings: &ListenSettings) -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(1024)
         .max_header_list_size(u32::try_from(settings.header_bytes).unwrap_or(u32::MAX));
     builder
-}
-
-/// Errors of a single connection are passed over; when the process is out of descriptors or memory, waits a little.
-async fn accept_failed(error: &io::Error) {
-    let of_one_connection = matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
-    );
-    if !of_one_connection {
-        tracing::warn!(%error, "cannot accept a connection; waiting 100 ms");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }

@@ -386,6 +386,10 @@ impl Inner {
         for (side, n) in f::Side::ALL.iter().zip(&self.own.connections) {
             walk.gauge(&f::CONNECTIONS, &[side.as_str()], n.load(Ordering::Relaxed).max(0) as f64);
         }
+        walk.gauge(&f::CONNECTIONS_LIMIT, &[], self.own.connections_limit.load(Ordering::Relaxed) as f64);
+        for (reason, n) in f::AcceptPause::ALL.iter().zip(&self.own.accept_pauses) {
+            walk.fixed(&f::ACCEPT_PAUSES, &[reason.as_str()], n.load(Ordering::Relaxed));
+        }
     }
 
     #[cfg(not(target_os = "linux"))]

@@ -3,7 +3,7 @@
 //! `metrics.yaml` beside this file is the published list; a test holds the two together. A name, type, unit or label of
 //! a stable family changes only in a major version.
 
-pub use crate::call::{ForwardRefusal, HandshakeEnd, Unread};
+pub use crate::call::{AcceptPause, ForwardRefusal, HandshakeEnd, Unread};
 pub use crate::export::{DropReason, Signal};
 
 use crate::call::label_enum;
@@ -255,6 +255,10 @@ families! {
     PRICE_TABLE = Gauge Stable "keytally_price_table_timestamp_seconds", "seconds", [],
         "Date of the price book in use.";
     CONNECTIONS = Gauge Experimental "keytally_connections", "", ["side"], "Open connections.";
+    CONNECTIONS_LIMIT = Gauge Experimental "keytally_connections_limit", "", [],
+        "Connections of applications served at a time; further ones wait.";
+    ACCEPT_PAUSES = Counter Experimental "keytally_accept_pauses_total", "", ["reason"],
+        "How often accepting connections had to wait.";
     PROCESS_CPU = Counter Stable "process_cpu_seconds_total", "seconds", [],
         "Total user and system CPU time spent in seconds.";
     PROCESS_MEMORY = Gauge Stable "process_resident_memory_bytes", "bytes", [], "Resident memory size in bytes.";

@@ -11,6 +11,7 @@ mod drain;
 mod link;
 mod resets;
 mod scrapes;
+mod vanished;
 
 use std::net::SocketAddr;
 use std::time::Duration;

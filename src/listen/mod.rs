@@ -148,6 +148,7 @@ pub async fn accept<S, F, G>(
             }
         };
         let _ = stream.set_nodelay(true);
+        notice_silence(&stream);
         // A connection that is gone already has no local address any more.
         let Ok(local) = stream.local_addr() else { continue };
         let ends = Ends { peer, local, redirected: false };
@@ -238,4 +239,15 @@ fn server(settings: &ListenSettings) -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(1024)
         .max_header_list_size(u32::try_from(settings.header_bytes).unwrap_or(u32::MAX));
     builder
+}
+
+/// A peer that vanished without a word is found out: probes after half a minute without a byte, given up after half a minute
+/// more. The kernel's two hours would keep its connections, and with them the calls that it waited for, until then.
+fn notice_silence(stream: &TcpStream) {
+    use rustix::net::sockopt;
+    // A socket that cannot be probed is served all the same.
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, Duration::from_secs(30));
+    let _ = sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10));
+    let _ = sockopt::set_tcp_keepcnt(stream, 3);
 }

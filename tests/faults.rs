@@ -3,6 +3,7 @@
 //! (`tests/support/at_rest.rs`). Losses of the ledger's disk are also in `tests/ledger/`, kills in `tests/ledger/crash.rs`,
 //! hostile bytes in `tests/bad_input.rs`.
 
+mod clock;
 mod collector;
 mod config;
 mod connections;

@@ -1,7 +1,7 @@
 //! Calls, failures and spend of the last so many equal spans of time.
 //!
-//! In: the number of the span a call falls in. Out: the last `N` spans, oldest first. Spans older than those are not
-//! added to; a clock that goes back adds to old spans while they are there.
+//! In: the number of the span a call falls in. Out: the last `N` spans, oldest first. A clock that goes back adds to old
+//! spans while they are there; one that goes back further begins anew, since nothing would be added until it has caught up.
 
 use crate::call::Money;
 
@@ -37,7 +37,7 @@ impl<const N: usize> Ring<N> {
             }
             self.newest = span;
         } else if self.newest - span >= N as u64 {
-            return;
+            *self = Self { newest: span, ..Self::default() };
         }
         let slot = &mut self.slots[(span % N as u64) as usize];
         slot.calls = slot.calls.saturating_add(1);
@@ -95,13 +95,15 @@ mod tests {
         assert_eq!(calls(&ring, 99), [0, 0, 0]);
         ring.add(14, call(0));
         assert_eq!(calls(&ring, 14), [1, 0, 1]);
-        ring.add(9, call(0));
         ring.add(13, (true, Money::ZERO));
-        assert_eq!(calls(&ring, 14), [1, 1, 1], "too old is left out, late is added");
+        assert_eq!(calls(&ring, 14), [1, 1, 1], "late is added");
         assert_eq!(ring.sum_of(1, 14), Slot { calls: 1, failures: 0, nanos: 0 });
         assert_eq!(ring.sum(14), Slot { calls: 3, failures: 1, nanos: 2 });
         ring.add(1_000_000, call(0));
         assert_eq!(calls(&ring, 1_000_000), [0, 0, 1]);
         assert_eq!(calls(&ring, 1), [0, 0, 0]);
+        ring.add(20, call(0));
+        ring.add(21, call(0));
+        assert_eq!(calls(&ring, 21), [0, 1, 1], "the clock went back: what was is forgotten");
     }
 }

@@ -10,6 +10,10 @@ use crate::call::{
     CallId, CallRecord, Caller, End, Fault, Finding, Fingerprint, LimitResource, Limits, Money, Operation, Outcome,
 };
 
+/// Calls that end at the same time may be recorded in another order, but never so much later: what is known from further in
+/// the future was written before the clock went back.
+const OUT_OF_ORDER: Duration = Duration::from_secs(600);
+
 /// Gauges that a key may have without its further accounts: info, up, two times, three thresholds, two budgets.
 const KEY_SERIES: usize = 9;
 
@@ -156,7 +160,7 @@ impl Key {
             state.spend += cost;
         }
         if self.single {
-            if state.fingerprint.is_none() || state.last.as_ref().is_none_or(|last| last.ended <= ended) {
+            if state.fingerprint.is_none() || state.last.as_ref().is_none_or(|last| is_later(ended, last.ended)) {
                 state.fingerprint.clone_from(&record.key);
                 state.named = record.key_name.is_some();
                 state.team.clone_from(&record.team);
@@ -168,7 +172,7 @@ impl Key {
                 _ => None,
             };
             if let Some(verdict) = verdict
-                && state.up.is_none_or(|(_, at)| at <= ended)
+                && state.up.is_none_or(|(_, at)| is_later(ended, at))
             {
                 state.up = Some((verdict, ended));
             }
@@ -182,12 +186,18 @@ impl Key {
         if let Some(client) = &record.client {
             state.client(client, record, || budget.take(1, self.tier));
         }
-        state.last_used = state.last_used.max(Some(record.time));
-        if record.outcome == Outcome::Ok {
-            state.last_success = state.last_success.max(Some(record.time));
+        // A call may have begun long before another that has ended already: only its end tells of the clock.
+        let clock_went_back = |known: Option<SystemTime>| known.is_some_and(|known| known > ended + OUT_OF_ORDER);
+        if state.last_used < Some(record.time) || clock_went_back(state.last_used) {
+            state.last_used = Some(record.time);
+        }
+        if record.outcome == Outcome::Ok
+            && (state.last_success < Some(record.time) || clock_went_back(state.last_success))
+        {
+            state.last_success = Some(record.time);
         }
         state.retries += u64::from(record.retry_count > 0);
-        let is_latest = |last: &Option<Arc<LastCall>>| last.as_ref().is_none_or(|last| last.ended <= ended);
+        let is_latest = |last: &Option<Arc<LastCall>>| last.as_ref().is_none_or(|last| is_later(ended, last.ended));
         let (latest, latest_failure) =
             (is_latest(&state.last), record.outcome.is_failure() && is_latest(&state.last_failure));
         if latest || latest_failure {
@@ -199,7 +209,7 @@ impl Key {
                 state.last = Some(call);
             }
         }
-        if !record.limits.limits.is_empty() && state.limits.as_ref().is_none_or(|(at, _)| *at <= ended) {
+        if !record.limits.limits.is_empty() && state.limits.as_ref().is_none_or(|(at, _)| is_later(ended, *at)) {
             state.limits = Some((ended, record.limits.clone()));
         }
         let held = record.findings.iter().fold(0, |bits: u32, &finding| bits | 1 << finding as u32);
@@ -241,11 +251,17 @@ impl KeyState {
             known.spend += cost;
         }
         known.first_used = known.first_used.min(record.time);
-        if record.time >= known.last_used {
+        let ended = record.time.checked_add(record.timing.total).unwrap_or(record.time);
+        if record.time >= known.last_used || known.last_used > ended + OUT_OF_ORDER {
             known.last_used = record.time;
             known.caller = record.caller.clone().or(known.caller.take());
         }
     }
+}
+
+/// What ended at `ended` is news after what is known `of`: it ended later, or the clock has gone back since.
+fn is_later(ended: SystemTime, of: SystemTime) -> bool {
+    ended >= of || of > ended + OUT_OF_ORDER
 }
 
 fn drop_counted(state: &mut KeyState, findings: u32, now: u64, tier: Tier, budget: &Budget) -> u32 {

@@ -61,10 +61,8 @@ impl HideUsage {
         while let Some(end) = memchr::memchr(b'\n', rest) {
             let (line, after) = rest.split_at(end + 1);
             rest = after;
-            let blank =
-                if line.len() > 1 { line == b"\r\n" } else { self.event.is_empty() || self.event.ends_with(b"\n") };
             self.event.extend_from_slice(line);
-            if blank {
+            if ends_with_blank_line(&self.event) {
                 if self.passing || !is_usage_chunk(&self.event) {
                     out.extend_from_slice(&self.event);
                 }
@@ -75,8 +73,8 @@ impl HideUsage {
         self.event.extend_from_slice(rest);
         if self.passing || self.event.len() > MAX_EVENT_BYTES {
             self.passing = true;
-            // The last byte stays, so that a blank line is still recognised.
-            let keep = self.event.len().saturating_sub(1);
+            // The last two bytes stay, so that a blank line is still recognised.
+            let keep = self.event.len().saturating_sub(2);
             out.extend_from_slice(&self.event.split_to(keep));
         }
         out.freeze()
@@ -86,6 +84,13 @@ impl HideUsage {
     pub fn finish(&mut self) -> Bytes {
         std::mem::take(&mut self.event).freeze()
     }
+}
+
+/// The line that ends here is empty. Looks at the bytes before it too: a cut may stand anywhere, also inside CRLF.
+fn ends_with_blank_line(event: &[u8]) -> bool {
+    let before = event.strip_suffix(b"\n").unwrap_or(event);
+    let before = before.strip_suffix(b"\r").unwrap_or(before);
+    before.is_empty() || before.ends_with(b"\n")
 }
 
 fn is_usage_chunk(event: &[u8]) -> bool {
@@ -114,6 +119,23 @@ mod tests {
             b"",
         ] {
             assert_eq!(ask_for_usage(unchanged), None, "{}", String::from_utf8_lossy(unchanged));
+        }
+    }
+
+    /// Found by fuzzing: a cut inside the CRLF of the empty line let the chunk through.
+    #[test]
+    fn the_extra_chunk_with_crlf_is_taken_out_however_the_stream_is_cut() {
+        let long = format!("data: {}\r\n\r\n", "x".repeat(MAX_EVENT_BYTES + 1));
+        for before in ["data: {\"choices\":[]}\r\n\r\n", &long] {
+            let wire = [before, "data: {\"choices\":[],\"usage\":{}}\r\n\r\n", "data: [DONE]\r\n\r\n"].concat();
+            let want = [before, "data: [DONE]\r\n\r\n"].concat();
+            for cut in [1, 2, 3, before.len() - 1, before.len() + 1, wire.len() - 17, wire.len()] {
+                let mut hide = HideUsage::default();
+                let mut out = Vec::new();
+                wire.as_bytes().chunks(cut).for_each(|piece| out.extend_from_slice(&hide.feed(piece)));
+                out.extend_from_slice(&hide.finish());
+                assert_eq!(String::from_utf8(out).unwrap(), want, "cut at {cut}");
+            }
         }
     }
 

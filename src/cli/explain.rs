@@ -21,6 +21,7 @@ use crate::call::{CallRecord, End, Fault, Outcome, Retry};
 use crate::ledger::Reader;
 use crate::meter::{Confidence, Evidence, Explained, Reason, Rules};
 use crate::provider::{Catalog, read_limits};
+use crate::terminal::clean;
 
 /// Longest input.
 const INPUT_BYTES: u64 = 1 << 20;
@@ -387,7 +388,9 @@ fn wrapped(name: &str, value: &str) -> String {
     const WIDTH: usize = 100;
     let mut out = format!("{name:<COLUMN$}");
     let mut used = COLUMN;
-    for (index, word) in value.split_whitespace().enumerate() {
+    // Parts of it are the provider's own words.
+    let words = value.split_whitespace().map(clean).filter(|word| !word.is_empty());
+    for (index, word) in words.enumerate() {
         let length = word.chars().count();
         if index > 0 && used + 1 + length > WIDTH {
             out += &format!("\n{:COLUMN$}", "");
@@ -396,7 +399,7 @@ fn wrapped(name: &str, value: &str) -> String {
             out.push(' ');
             used += 1;
         }
-        out.push_str(word);
+        out.push_str(&word);
         used += length;
     }
     out.truncate(out.trim_end().len());

@@ -261,3 +261,20 @@ fn hostile_texts() {
         plain(&text[..end]);
     }
 }
+
+/// Found by fuzzing: a provider's words may hold what a terminal obeys.
+#[test]
+fn nothing_that_a_terminal_obeys_is_shown() {
+    let bodies = [
+        "{\"error\":{\"code\":\"rate\\u001b[2J\\u007f_limit\",\"type\":\"x\\u009b31m\",\"message\":\"slow \\u001b]0;title\\u0007 down\"}}",
+        "\u{1b}[31mError: 429 Too Many Requests \u{202e}",
+    ];
+    for body in bodies {
+        let known = Known { status: Some(429), ..Known::default() };
+        let found = explain(body, &known, &Catalog::embedded(), &Rules::embedded());
+        let shown = found.text();
+        assert!(!shown.contains(|c: char| c.is_control() && c != '\n') && !shown.contains('\u{202e}'), "{shown:?}");
+        let codes = [&found.explained.verdict.error_code, &found.explained.verdict.error_type];
+        assert!(!codes.into_iter().flatten().any(|code| code.contains(char::is_control)), "{codes:?}");
+    }
+}

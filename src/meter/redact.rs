@@ -85,7 +85,8 @@ pub(super) fn redact_name(text: &str, is_key: impl Fn(&str) -> bool) -> Option<S
         let word = ["api-", "key-", "pk-", "rk-"].iter().any(|word| found[2].starts_with(word));
         // Names have dates and sizes, but no capitals among them; `sk-` begins no name.
         let capitals = found[2].bytes().filter(u8::is_ascii_uppercase).count() >= 3;
-        let random = !word && found[2].len() >= SHORTEST_PREFIXED && looks_random(&found[2]);
+        let random =
+            !word && found[2].len() >= SHORTEST_PREFIXED && (looks_random(&found[2]) || changes(&found[2]) >= 6);
         let random = random && (capitals || found[2].starts_with("sk-"));
         masked |= random;
         if random { format!("{}{MASK}", &found[1]) } else { found[0].to_owned() }
@@ -121,6 +122,16 @@ fn looks_random(run: &str) -> bool {
     (hex && digits >= 2) || (run.len() >= 20 && digits >= 3) || (run.len() >= 24 && mixed_case)
 }
 
+/// How often capitals follow small letters and digits touch letters: keys of few digits have as many as others.
+fn changes(run: &str) -> usize {
+    let changed = |pair: &&[u8]| {
+        let rises = pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase();
+        let both = pair[0].is_ascii_alphanumeric() && pair[1].is_ascii_alphanumeric();
+        rises || both && pair[0].is_ascii_digit() != pair[1].is_ascii_digit()
+    };
+    run.as_bytes().windows(2).filter(changed).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +157,9 @@ mod tests {
         assert_eq!(shown("sk-proj-aB3dE5fG7hJ9kL1mN3pQ5"), MASK);
         assert_eq!(shown("req-sk-proj-aB3dE5fG7hJ9kL1mN3pQ5"), "req-***");
         assert_eq!(shown("AKIAMADEUP00000EXAMPLE"), MASK);
+        // Found by fuzzing: two digits, and too few capitals.
+        assert_eq!(shown("a nvapi-ZBrnTFTpgk5qSHiCVgLmwedxnbd8thpG , b"), "a *** , b");
+        assert_eq!(shown("xai-Grok-4-Fast-Reasoning-Preview"), "xai-Grok-4-Fast-Reasoning-Preview");
     }
 
     #[test]

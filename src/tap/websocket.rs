@@ -2,7 +2,7 @@
 //! looked at on the side, so that Realtime usage events are metered.
 //!
 //! Bounds: 16 KiB of buffer a direction; a frame is never held whole. Compressed messages (permessage-deflate, RFC 7692)
-//! are inflated on the side.
+//! are inflated on the side, up to [`MAX_RATIO`] bytes for each of theirs.
 
 use std::io;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::decompress::{FREE_OUTPUT, MAX_RATIO};
 use super::{OpenCall, guarded};
 use crate::call::{End, Unreadable};
 use crate::protocol::Decoder;
@@ -150,7 +151,7 @@ impl Drop for Watch {
 }
 
 /// Push parser of the frames that a server sends (RFC 6455 section 5.2), never masked.
-struct Frames {
+pub(crate) struct Frames {
     header: [u8; 14],
     header_len: usize,
     /// Payload bytes of the current frame still to come.
@@ -162,14 +163,17 @@ struct Frames {
     compressed: bool,
     message_is_data: bool,
     inflate: Option<Decompress>,
+    /// Bytes of compressed messages, and what came of them.
+    packed: u64,
+    inflated: u64,
     takeover: bool,
     /// A close frame came.
-    closed: bool,
-    failed: Option<Unreadable>,
+    pub(crate) closed: bool,
+    pub(crate) failed: Option<Unreadable>,
 }
 
 impl Frames {
-    fn new(extensions: Option<&str>) -> Self {
+    pub(crate) fn new(extensions: Option<&str>) -> Self {
         let deflate = extensions.is_some_and(|text| text.contains("permessage-deflate"));
         let takeover = !extensions.is_some_and(|text| text.contains("server_no_context_takeover"));
         Self {
@@ -182,6 +186,8 @@ impl Frames {
             compressed: false,
             message_is_data: false,
             inflate: deflate.then(|| Decompress::new(false)),
+            packed: 0,
+            inflated: 0,
             takeover,
             closed: false,
             failed: None,
@@ -189,7 +195,7 @@ impl Frames {
     }
 
     /// Hands the text of every message on, each followed by a line end.
-    fn feed(&mut self, mut data: &[u8], out: &mut dyn FnMut(&[u8])) {
+    pub(crate) fn feed(&mut self, mut data: &[u8], out: &mut dyn FnMut(&[u8])) {
         while !data.is_empty() && self.failed.is_none() {
             if !self.in_payload {
                 self.header[self.header_len] = data[0];
@@ -257,6 +263,7 @@ impl Frames {
             self.failed = Some(Unreadable::DecodeError);
             return;
         };
+        self.packed += payload.len() as u64;
         let mut input = payload;
         let mut buffer = [0; 4096];
         loop {
@@ -267,6 +274,11 @@ impl Frames {
             }
             input = &input[(inflate.total_in() - read_before) as usize..];
             let written = (inflate.total_out() - written_before) as usize;
+            self.inflated += written as u64;
+            if self.inflated > self.packed.saturating_mul(MAX_RATIO).max(FREE_OUTPUT) {
+                self.failed = Some(Unreadable::BodyLimit);
+                return;
+            }
             out(&buffer[..written]);
             if written < buffer.len() && input.is_empty() || written == 0 {
                 return;
@@ -347,6 +359,20 @@ mod tests {
             let (text, _) = read(Some("permessage-deflate"), &wire, cut);
             assert_eq!(text, "{\"usage\":{\"input_tokens\":12}}\n{\"usage\":{\"input_tokens\":13}}\n");
         }
+    }
+
+    #[test]
+    fn a_compressed_message_that_is_a_bomb_stops_the_look() {
+        let mut deflate = flate2::Compress::new(flate2::Compression::best(), false);
+        let mut packed = Vec::with_capacity(1 << 20);
+        deflate.compress_vec(&vec![b' '; 64 << 20], &mut packed, flate2::FlushCompress::Sync).unwrap();
+        let mut wire = vec![0xc1, 127];
+        wire.extend((packed.len() as u64).to_be_bytes());
+        wire.extend(packed);
+        let (mut frames, mut length) = (Frames::new(Some("permessage-deflate")), 0);
+        frames.feed(&wire, &mut |plain| length += plain.len() as u64);
+        assert_eq!(frames.failed, Some(Unreadable::BodyLimit));
+        assert!(length <= (wire.len() as u64 * MAX_RATIO).max(FREE_OUTPUT), "{length} of {}", wire.len());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::*;
 use crate::call::{CallId, CallRecord, Money, Outcome, UnpricedReason, Usage, UsageSource};
 use crate::export::tests::{bare, full, refused};
 use crate::export::to_json;
+use crate::protocol::random::Random;
 
 const KEEP: Retention = Retention { age: Duration::from_secs(90 * 86_400), max_bytes: 1 << 30 };
 
@@ -440,5 +441,74 @@ fn steps_are_taken_once_and_all_or_none() {
     for _ in 0..2 {
         schema::migrate_by(&mut connection, &[first, second]).unwrap();
         assert_eq!(version(&connection), 2);
+    }
+}
+
+/// Calls of a few keys, models and outcomes, each used, priced and timed at random.
+fn mixed(random: &mut Random, count: usize) -> Vec<CallRecord> {
+    let outcomes = [Outcome::Ok, Outcome::RateLimitTokens, Outcome::ProviderError, Outcome::ClientCancelled];
+    let sources = [UsageSource::Reported, UsageSource::Estimated, UsageSource::None];
+    let unpriced =
+        [None, Some(UnpricedReason::UnknownModel), Some(UnpricedReason::Free), Some(UnpricedReason::RepeatedUsage)];
+    let mut call = || {
+        let shape = [bare(), full(), refused()][random.below(3)].clone();
+        // One name a key: of several, the newest stands for all its calls.
+        let key = random.below(4);
+        let cost = (random.below(3) > 0).then(|| Money::from_femto(i128::from(random.next() >> 8)));
+        let mut call = CallRecord {
+            model_label: format!("model-{}", random.below(4)).into(),
+            key: Some(format!("openai:00000000000{key}").parse().unwrap()),
+            key_name: Some(format!("key-{key}").into()),
+            outcome: outcomes[random.below(4)],
+            usage_source: sources[random.below(3)],
+            cost,
+            unpriced_reason: if cost.is_some() { None } else { unpriced[random.below(4)] },
+            unpriced_tokens: random.next() % 50,
+            retry_count: random.below(3) as u32,
+            ..shape
+        };
+        call.usage.input_tokens = Some(random.next() % 100_000);
+        call.usage.output_tokens = Some(random.next() % 100_000);
+        call.timing.total = Duration::from_micros(random.next() % 90_000_000);
+        at(call, start() + Duration::from_millis(random.next() % (3 * 86_400_000)))
+    };
+    (0..count).map(|_| call()).collect()
+}
+
+#[test]
+fn any_order_and_any_batches_give_the_same_totals() {
+    let mut random = Random(31);
+    let mut calls = mixed(&mut random, 240);
+    let ways: [&[Dimension]; 5] = [
+        &[],
+        &[Dimension::Key, Dimension::Model],
+        &[Dimension::Outcome],
+        &[Dimension::Day, Dimension::Provider],
+        &[Dimension::Hour],
+    ];
+    let mut expected = None;
+    for round in 0..8 {
+        for i in (1..calls.len()).rev() {
+            calls.swap(i, random.below(i + 1));
+        }
+        let (_dir, path) = file();
+        let mut store = Store::open(&path).unwrap();
+        let mut left = &calls[..];
+        while !left.is_empty() {
+            let (batch, rest) = left.split_at(left.len().min(1 + random.below(90)));
+            store.write(batch, false).unwrap();
+            left = rest;
+        }
+        let reader = Reader::open(&path).unwrap();
+        let totals = ways.map(|by| reader.totals(&Query::default(), by).unwrap());
+        let all = &totals[0][0].totals;
+        assert_eq!(all.calls, 240);
+        assert_eq!(all.cost, calls.iter().filter_map(|call| call.cost).sum::<Money>());
+        for groups in &totals {
+            let mut sum = Totals::default();
+            groups.iter().for_each(|group| sum.add(&group.totals));
+            assert_eq!(sum, *all, "round {round}: the parts are the whole");
+        }
+        assert_eq!(expected.get_or_insert_with(|| totals.clone()), &totals, "round {round}");
     }
 }

@@ -23,6 +23,8 @@ pub(crate) mod random;
 mod read;
 mod sse;
 #[cfg(test)]
+mod stream_tests;
+#[cfg(test)]
 mod testing;
 mod watsonx;
 

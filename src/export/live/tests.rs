@@ -164,3 +164,51 @@ fn failures_outlive_busy_keys_and_filters_choose() {
     let back: LiveView = serde_json::from_str(&text).unwrap();
     assert_eq!((back.calls.len(), back.total.spend_usd), (view.calls.len(), view.total.spend_usd));
 }
+
+#[test]
+fn any_order_of_calls_gives_the_same_sums() {
+    let mut random = crate::protocol::random::Random(37);
+    let outcomes = [Outcome::Ok, Outcome::AuthInvalid, Outcome::ContentBlocked];
+    let mut calls: Vec<_> = (0..200)
+        .map(|n| {
+            let cost = format!("0.{:06}", random.below(1_000_000));
+            let mut record = call(["a", "b", "c"][random.below(3)], &cost, outcomes[random.below(3)]);
+            record.model_label = ["m1", "m2"][random.below(2)].into();
+            record.client = Some(["x", "y"][random.below(2)].into());
+            record.usage.input_tokens = Some(random.next() % 10_000);
+            record.call_id = CallId(n);
+            Arc::new(record)
+        })
+        .collect();
+    let mut expected = None;
+    for round in 0..10 {
+        for i in (1..calls.len()).rev() {
+            calls.swap(i, random.below(i + 1));
+        }
+        let live = Live::new(at(0));
+        calls.iter().for_each(|record| live.observe(record, at(1)));
+        let view = live.view(&Filter::default(), at(2));
+        let json = |rows: Vec<serde_json::Value>| {
+            let mut rows: Vec<_> = rows
+                .into_iter()
+                .map(|mut row| {
+                    // Of the last call, not of all.
+                    for name in ["last_time", "last_key", "last_provider"] {
+                        row.as_object_mut().unwrap().shift_remove(name);
+                    }
+                    row.to_string()
+                })
+                .collect();
+            rows.sort();
+            rows
+        };
+        let value = serde_json::to_value(&view).unwrap();
+        let rows = |name: &str| json(value[name].as_array().unwrap().clone());
+        let mut sums = ["models", "clients", "outcomes"].map(rows).concat();
+        // Floats of minutes are sums too, in the order of the calls; the sums of money beside them are exact.
+        sums.extend(view.keys.iter().map(|row| format!("{} {}", row.key, serde_json::to_string(&row.sum).unwrap())));
+        sums.push(serde_json::to_string(&view.total).unwrap());
+        sums.sort();
+        assert_eq!(expected.get_or_insert_with(|| sums.clone()), &sums, "round {round}");
+    }
+}

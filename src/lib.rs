@@ -13,6 +13,8 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod export;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod ledger;
 pub mod listen;
 pub mod meter;

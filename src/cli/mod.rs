@@ -37,6 +37,8 @@ use crate::config::{Config, ConfigError, ConfigHandle, Environment, Loaded, Sour
 
 use confine::{Confined, confine};
 pub use fingerprint::family;
+#[cfg(all(target_os = "linux", any(test, fuzzing)))]
+pub(crate) use redirect::acknowledged;
 
 /// How the process ends. Scripts may rely on these numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

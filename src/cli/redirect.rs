@@ -18,6 +18,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Exit, finish, print};
 use crate::config::LISTEN_REDIRECT_PORT;
+#[cfg(all(target_os = "linux", any(test, fuzzing)))]
+pub(crate) use netfilter::acknowledged;
 use rules::Rules;
 
 /// User of the sidecar in its image, as distroless images have it.

@@ -133,7 +133,7 @@ impl Authority {
         Self::from_pem(&certificates, &key_pem).with_context(|| format!("{}", certificate.display()))
     }
 
-    fn from_pem(certificates: &[u8], key: &[u8]) -> anyhow::Result<Self> {
+    pub(crate) fn from_pem(certificates: &[u8], key: &[u8]) -> anyhow::Result<Self> {
         let chain: Vec<_> =
             CertificateDer::pem_slice_iter(certificates).collect::<Result<_, _>>().context("not PEM")?;
         let own = chain.first().context("no certificate in it; give a PEM file with a CERTIFICATE block")?;
@@ -334,6 +334,14 @@ fn inspect(certificate: &CertificateDer<'_>) -> anyhow::Result<(Facts, Vec<u8>)>
         subject,
     };
     Ok((facts, x509.public_key().raw.to_vec()))
+}
+
+/// Whatever the certificates of a file say of themselves, with any key.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn inspect_all(certificates: &[u8]) {
+    for certificate in CertificateDer::pem_slice_iter(certificates).flatten() {
+        let _ = (inspect(&certificate), pem(&certificate));
+    }
 }
 
 fn hex(certificate: &CertificateDer<'_>) -> String {

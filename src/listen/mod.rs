@@ -38,6 +38,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::call::Way;
+#[cfg(all(target_os = "linux", any(test, fuzzing)))]
+pub(crate) use caller::socket::read_any as read_any_socket;
 pub use caller::{Answer, Callers};
 pub use client_io::{Answering, ClientIo, ClientState, Ends};
 pub use data_thread::DataThread;

@@ -16,7 +16,7 @@ use super::testing::Driver;
 use super::usage_from_headers;
 use crate::call::{Money, Protocol, Reply, ResponseFacts, Usage};
 
-fn corpus() -> Option<Vec<Value>> {
+pub(crate) fn corpus() -> Option<Vec<Value>> {
     let shared = std::env::var_os("KEYTALLY_SHARED")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
     let mut files: Vec<_> = std::fs::read_dir(shared.join("corpus"))
@@ -40,7 +40,7 @@ fn text<'a>(exchange: &'a Value, key: &str) -> &'a str {
 }
 
 /// As the provider catalogue would tell it by host and path.
-fn protocol(exchange: &Value) -> Protocol {
+pub(crate) fn protocol(exchange: &Value) -> Protocol {
     let path = text(exchange, "path");
     match text(exchange, "endpoint") {
         "chat" | "assistant_run" => Protocol::OpenaiChat,

@@ -16,8 +16,8 @@
 //! strings and brackets, trailing commas pass, numbers JSON does not have (`NaN`) become `null`.
 
 mod paths;
-#[cfg(test)]
-mod reference;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 mod text;

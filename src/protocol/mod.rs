@@ -4,7 +4,7 @@ mod anthropic;
 mod bedrock;
 mod cohere;
 #[cfg(test)]
-mod corpus_tests;
+pub(crate) mod corpus_tests;
 mod dashscope;
 pub mod decoder;
 mod eventstream;
@@ -18,7 +18,8 @@ mod openai_other;
 mod openai_realtime;
 mod openai_responses;
 mod openai_usage;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code))]
 pub(crate) mod random;
 mod read;
 mod sse;

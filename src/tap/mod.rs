@@ -16,6 +16,8 @@ pub use answer_body::AnswerBody;
 pub use decompress::Decompressor;
 pub use request::RequestTap;
 pub use request_body::{ContinueGate, RequestBody};
+#[cfg(any(test, fuzzing))]
+pub(crate) use websocket::Frames;
 pub use websocket::tunnel;
 
 use crate::call::{CallFacts, End, GeneratedError, Reply, RequestFacts, ResponseFacts};

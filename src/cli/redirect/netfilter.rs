@@ -148,7 +148,7 @@ impl Batch {
 ///
 /// # Errors
 /// The first refusal among its answers.
-fn acknowledged(mut answers: &[u8]) -> io::Result<u32> {
+pub(crate) fn acknowledged(mut answers: &[u8]) -> io::Result<u32> {
     let mut count = 0;
     while let Some((header, _)) = answers.split_at_checked(HEADER_BYTES) {
         let word = |at: usize| header.get(at..at + 4).and_then(|word| Some(u32::from_ne_bytes(word.try_into().ok()?)));

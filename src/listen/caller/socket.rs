@@ -89,7 +89,7 @@ mod diag {
         }
     }
 
-    fn read(answer: &[u8]) -> io::Result<Option<Socket>> {
+    pub(super) fn read(answer: &[u8]) -> io::Result<Option<Socket>> {
         let word = |at: usize| answer.get(at..at + 4).and_then(|word| Some(u32::from_ne_bytes(word.try_into().ok()?)));
         let kind = answer.get(4..6).and_then(|kind| Some(u16::from_ne_bytes(kind.try_into().ok()?)));
         match kind {
@@ -108,6 +108,12 @@ mod diag {
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
+}
+
+/// Reads `bytes` as the kernel's answer and as its table.
+#[cfg(all(target_os = "linux", any(test, fuzzing)))]
+pub fn read_any(bytes: &[u8], ends: Ends) {
+    let _ = (diag::read(bytes), table::find(&String::from_utf8_lossy(bytes), ends));
 }
 
 #[cfg(not(target_os = "linux"))]

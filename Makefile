@@ -4,16 +4,18 @@
 # make sbom   what is in the binary, as CycloneDX: target/sbom/keytally-<target>.cdx.json
 # make bench  what a call costs, beside nginx, HAProxy, mitmproxy, LiteLLM and Portkey; some half an hour of a quiet machine
 # make soak   an hour of mixed traffic against the release build, which must not grow; make soak SECONDS=600 RATE=100 for less
+# make fuzz   every reader of foreign bytes under a fuzzer, an hour in all; make fuzz SECONDS=600 TARGETS='answer json' says otherwise
 # make test   every check and every test, installing what they need
 ARGS ?= demo
 ARCH ?=
 BENCH ?=
+TARGETS ?=
 TARGET ?= x86_64-unknown-linux-musl
 SECONDS ?= 3600
 RATE ?= 300
 REVISION = $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 
-.PHONY: run image prices sbom bench soak test lint tools
+.PHONY: run image prices sbom bench soak fuzz test lint tools
 
 run:
 	KEYTALLY_REVISION=$(REVISION) cargo run --release --locked --quiet -- $(ARGS)
@@ -43,8 +45,12 @@ test: tools lint
 	KEYTALLY_REQUIRE_TOOLS=1 cargo nextest run --locked --no-fail-fast
 	cargo test --locked --doc
 
+fuzz:
+	fuzz/run.sh $(SECONDS) $(TARGETS)
+
 lint:
 	cargo fmt --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items --quiet
 	cargo fetch --locked --quiet

@@ -1,0 +1,2 @@
+#![no_main]
+keytally_fuzz::target!("request_head");

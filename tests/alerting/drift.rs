@@ -292,8 +292,8 @@ fn documents_name_only_metrics_that_exist() {
         let text = read(&document);
         for found in name.find_iter(&text) {
             let (before, after) = (text[..found.start()].chars().next_back(), text[found.end()..].chars().next());
-            // Part of a path, a variable or a file name.
-            if before.is_some_and(|c| matches!(c, '/' | '-' | '.' | '$'))
+            // Part of a path (of a file or a test), a variable or a file name.
+            if before.is_some_and(|c| matches!(c, '/' | '-' | '.' | '$' | ':'))
                 || after.is_some_and(|c| matches!(c, '.' | '-' | '/'))
                     && text[found.end()..].chars().nth(1).is_some_and(char::is_alphabetic)
             {

@@ -15,8 +15,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// Request line and headers, without `content-length`; the body is added.
     pub head: String,
-    /// Speak CONNECT to this name first, then TLS with these roots.
-    pub through: Option<(String, Arc<rustls::ClientConfig>)>,
+    /// Speak CONNECT to this port of the provider's first, then TLS with these roots.
+    pub through: Option<(u16, Arc<rustls::ClientConfig>)>,
     /// Ask for a stream.
     pub stream: bool,
 }
@@ -129,10 +129,10 @@ where
     let mut first = due(number, seen.calls)?;
     let Ok(mut stream) = TcpStream::connect(target.address).await else { return Some(false) };
     let _ = stream.set_nodelay(true);
-    let Some((host, tls)) = &target.through else {
+    let Some((port, tls)) = &target.through else {
         return calls(&mut stream, target, number, due, &mut first, seen).await;
     };
-    let connect = format!("CONNECT {host}:443 HTTP/1.1\r\nhost: {host}:443\r\n\r\n");
+    let connect = format!("CONNECT localhost:{port} HTTP/1.1\r\nhost: localhost:{port}\r\n\r\n");
     let mut buffer = Vec::with_capacity(4096);
     if stream.write_all(connect.as_bytes()).await.is_err() {
         return Some(false);
@@ -142,7 +142,7 @@ where
             return Some(false);
         }
     }
-    let name = rustls_pki_types::ServerName::try_from(host.clone()).unwrap();
+    let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
     match tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, stream).await {
         Ok(mut stream) => calls(&mut stream, target, number, due, &mut first, seen).await,
         Err(_) => Some(false),

@@ -11,9 +11,6 @@ use rustls_pki_types::pem::PemObject;
 use crate::load::Target;
 use crate::process::{Running, free_port, wait_for_port};
 
-/// The provider's name in the simulated world; keytally knows it as OpenAI.
-pub const HOST: &str = "api.openai.com";
-
 /// Who takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proxy {
@@ -74,7 +71,10 @@ impl Proxy {
         };
         match self {
             Proxy::Direct | Proxy::Floor | Proxy::FloorThreads => Some(std::env::current_exe().unwrap()),
-            Proxy::Keytally | Proxy::KeytallyAll => Some(PathBuf::from(env!("CARGO_BIN_EXE_keytally"))),
+            Proxy::Keytally | Proxy::KeytallyAll => Some(
+                std::env::var_os("KEYTALLY_BINARY")
+                    .map_or(PathBuf::from(env!("CARGO_BIN_EXE_keytally")), PathBuf::from),
+            ),
             Proxy::Nginx => found("nginx"),
             Proxy::Haproxy => found("haproxy"),
             Proxy::Mitmproxy => found("mitmdump"),
@@ -91,7 +91,7 @@ impl Proxy {
     pub fn takes_part(self, way: Way) -> bool {
         match way {
             Way::Plain => !matches!(self, Proxy::Mitmproxy),
-            Way::TlsUpstream => !matches!(self, Proxy::Mitmproxy | Proxy::Litellm | Proxy::Portkey),
+            Way::TlsUpstream => !matches!(self, Proxy::Direct | Proxy::Mitmproxy | Proxy::Litellm | Proxy::Portkey),
             Way::Intercept => matches!(self, Proxy::Keytally | Proxy::KeytallyAll | Proxy::Mitmproxy),
         }
     }
@@ -126,8 +126,11 @@ impl World {
         let ca_cert = ca.self_signed(&issuer_key).unwrap();
         let issuer = rcgen::Issuer::new(ca, issuer_key);
         let key = rcgen::KeyPair::generate().unwrap();
-        let names = vec![HOST.to_owned(), "localhost".to_owned(), "127.0.0.1".to_owned()];
-        let leaf = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut leaf = rcgen::CertificateParams::new(names).unwrap();
+        // OpenSSL takes a certificate for self-signed when its name is its issuer's, as it is by default.
+        leaf.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
+        let leaf = leaf.signed_by(&key, &issuer).unwrap();
         std::fs::write(dir.path().join("ca.pem"), ca_cert.pem()).unwrap();
         std::fs::write(dir.path().join("leaf.pem"), leaf.pem()).unwrap();
         std::fs::write(dir.path().join("leaf.key"), key.serialize_pem()).unwrap();
@@ -188,9 +191,8 @@ impl World {
             }
             Proxy::Mitmproxy => {
                 let confdir = format!("confdir={}", self.file("mitmproxy"));
-                let map = format!("map_remote=|https://{HOST}/|https://localhost:{upstream_port}/");
                 command.args(["-q", "--listen-host", "127.0.0.1", "-p", &port.to_string(), "--set", &confdir]);
-                command.args(["--set", "flow_detail=0", "--set", "connection_strategy=lazy", "--set", &map]);
+                command.args(["--set", "flow_detail=0", "--set", "connection_strategy=lazy"]);
                 command.args(["--set", &format!("ssl_verify_upstream_trusted_ca={}", self.file("ca.pem"))]);
             }
             Proxy::Litellm => {
@@ -199,6 +201,7 @@ impl World {
                 );
                 let config = self.write("litellm.yaml", &config);
                 command.args(["--config", &config, "--host", "127.0.0.1", "--port", &port.to_string()]);
+                command.env("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true");
             }
             Proxy::Portkey => {
                 command.args([format!("--port={port}"), "--headless".to_owned()]);
@@ -220,7 +223,8 @@ impl World {
                 Proxy::Mitmproxy => self.file("mitmproxy/mitmproxy-ca-cert.pem"),
                 _ => self.file("ca/ca.pem"),
             };
-            (HOST.to_owned(), Arc::new(client_tls(Path::new(&ca))))
+            assert!(wait_for_file(Path::new(&ca)), "{} makes no {ca}", proxy.name());
+            (upstream_port, Arc::new(client_tls(Path::new(&ca))))
         });
         let prefix = if way == Way::Intercept { "" } else { prefix };
         (Some(running), target(port, prefix, through, &extra))
@@ -229,8 +233,10 @@ impl World {
     fn keytally(&self, proxy: Proxy, way: Way, port: u16, upstream_port: u16) -> String {
         let scheme = if way == Way::Plain { "http" } else { "https" };
         let host = if way == Way::Plain { "127.0.0.1" } else { "localhost" };
+        let hosts =
+            if way == Way::Intercept { format!(", hosts: [\"localhost:{upstream_port}\"]") } else { String::new() };
         let mut text = format!(
-            "listen: {{ proxy: \"127.0.0.1:{port}\", admin: \"127.0.0.1:{}\" }}\nproviders: {{ openai: {{ base_url: \"{scheme}://{host}:{upstream_port}\", ca_file: \"{}\" }} }}\nshutdown: {{ linger: 0s }}\n",
+            "listen: {{ proxy: \"127.0.0.1:{port}\", admin: \"127.0.0.1:{}\" }}\nproviders: {{ openai: {{ base_url: \"{scheme}://{host}:{upstream_port}\", ca_file: \"{}\"{hosts} }} }}\nshutdown: {{ linger: 0s }}\n",
             free_port(),
             self.file("ca.pem"),
         );
@@ -269,8 +275,8 @@ impl World {
     }
 }
 
-fn target(port: u16, prefix: &str, through: Option<(String, Arc<rustls::ClientConfig>)>, extra: &str) -> Target {
-    let host = through.as_ref().map_or("localhost", |(host, _)| host);
+fn target(port: u16, prefix: &str, through: Option<(u16, Arc<rustls::ClientConfig>)>, extra: &str) -> Target {
+    let host = through.as_ref().map_or("localhost".to_owned(), |(port, _)| format!("localhost:{port}"));
     let head = format!(
         "POST {prefix}/v1/{{path}} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer sk-made-up-for-the-benchmark\r\ncontent-type: application/json\r\naccept: application/json\r\nuser-agent: bench/1\r\n{extra}"
     );
@@ -279,6 +285,17 @@ fn target(port: u16, prefix: &str, through: Option<(String, Arc<rustls::ClientCo
 
 pub fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// Waits for something to be in a file: mitmproxy listens before it has written its certificate.
+fn wait_for_file(path: &Path) -> bool {
+    let is_there = || std::fs::metadata(path).is_ok_and(|file| file.len() > 0);
+    (0..100).any(|_| {
+        is_there() || {
+            std::thread::sleep(Duration::from_millis(100));
+            false
+        }
+    })
 }
 
 fn client_tls(ca: &Path) -> rustls::ClientConfig {

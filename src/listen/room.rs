@@ -57,7 +57,8 @@ impl Room {
         let most = descriptors.map_or(wanted, |descriptors| wanted.min(fitting(descriptors)));
         if let Some(descriptors) = descriptors.filter(|_| most < wanted) {
             let needed = wanted as u64 * PER_CONNECTION + OWN;
-            tracing::warn!(
+            // No warning: it is the default that does not fit on most machines, and there it matters to nobody.
+            tracing::info!(
                 connections = most,
                 wanted,
                 descriptors,

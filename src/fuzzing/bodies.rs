@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Input, cuts};
 use crate::call::{Protocol, Reply, RequestFacts, TextSample, Unreadable};
 use crate::protocol::json::{MAX_DEPTH, MAX_KEPT, MAX_STRING, Pruned, Pruner, reference::prune_value};
-use crate::protocol::{Decoder, Interest, ReplyHint, Take, decoder, family};
+use crate::protocol::{Decoder, Interest, ReplyHint, Take, decoder, family, message};
 use crate::tap::decompress::{FREE_OUTPUT, MAX_OUTPUT, MAX_RATIO};
 use crate::tap::inject::{HideUsage, ask_for_usage};
 use crate::tap::{Decompressor, Frames, RequestTap};
@@ -120,25 +120,6 @@ const EVENTS: [(&str, &str, &str); 9] = [
 fn envelope(payload: &[u8]) -> Vec<u8> {
     use base64::Engine;
     json!({ "bytes": base64::engine::general_purpose::STANDARD.encode(payload), "p": "abcd" }).to_string().into_bytes()
-}
-
-/// A message as AWS writes it.
-pub(super) fn message(headers: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in headers {
-        block.push(name.len() as u8);
-        block.extend_from_slice(name.as_bytes());
-        block.push(7);
-        block.extend_from_slice(&(value.len() as u16).to_be_bytes());
-        block.extend_from_slice(value.as_bytes());
-    }
-    let mut out = ((block.len() + payload.len() + 16) as u32).to_be_bytes().to_vec();
-    out.extend_from_slice(&(block.len() as u32).to_be_bytes());
-    out.extend_from_slice(&crc32fast::hash(&out).to_be_bytes());
-    out.extend_from_slice(&block);
-    out.extend_from_slice(payload);
-    out.extend_from_slice(&crc32fast::hash(&out).to_be_bytes());
-    out
 }
 
 const fn interest(path: &'static str, take: Take) -> Interest {

@@ -326,6 +326,26 @@ impl Inner<'_> {
     }
 }
 
+/// A message as AWS writes it; header names and values shorter than 256 and 65,536 bytes.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn message(headers: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in headers {
+        block.push(name.len() as u8);
+        block.extend_from_slice(name.as_bytes());
+        block.push(7);
+        block.extend_from_slice(&(value.len() as u16).to_be_bytes());
+        block.extend_from_slice(value.as_bytes());
+    }
+    let mut out = ((PRELUDE + block.len() + payload.len() + TRAILER) as u32).to_be_bytes().to_vec();
+    out.extend_from_slice(&(block.len() as u32).to_be_bytes());
+    out.extend_from_slice(&crc32fast::hash(&out).to_be_bytes());
+    out.extend_from_slice(&block);
+    out.extend_from_slice(payload);
+    out.extend_from_slice(&crc32fast::hash(&out).to_be_bytes());
+    out
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use base64::engine::general_purpose::STANDARD;
@@ -337,25 +357,6 @@ pub(super) mod tests {
 
     static TABLE: [Interest; 2] =
         [Interest { path: "usage", take: Take::Keep }, Interest { path: "text", take: Take::Text }];
-
-    /// A message as AWS writes it.
-    pub(in super::super) fn message(headers: &[(&str, &str)], payload: &[u8]) -> Vec<u8> {
-        let mut block = Vec::new();
-        for (name, value) in headers {
-            block.push(name.len() as u8);
-            block.extend_from_slice(name.as_bytes());
-            block.push(7);
-            block.extend_from_slice(&(value.len() as u16).to_be_bytes());
-            block.extend_from_slice(value.as_bytes());
-        }
-        let mut out = ((PRELUDE + block.len() + payload.len() + TRAILER) as u32).to_be_bytes().to_vec();
-        out.extend_from_slice(&(block.len() as u32).to_be_bytes());
-        out.extend_from_slice(&crc32fast::hash(&out).to_be_bytes());
-        out.extend_from_slice(&block);
-        out.extend_from_slice(payload);
-        out.extend_from_slice(&crc32fast::hash(&out).to_be_bytes());
-        out
-    }
 
     pub(in super::super) fn chunk(json: &str) -> Vec<u8> {
         let payload = format!("{{\"p\":\"abc\",\"bytes\":\"{}\"}}", STANDARD.encode(json));

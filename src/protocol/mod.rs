@@ -31,6 +31,8 @@ mod watsonx;
 
 pub use bedrock::usage_from_headers;
 pub use decoder::{Decoder, ReplyHint};
+#[cfg(any(test, fuzzing))]
+pub(crate) use eventstream::message;
 pub use families::family;
 
 use json::Value;

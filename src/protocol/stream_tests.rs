@@ -5,7 +5,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::eventstream::tests::{chunk, message};
+use super::eventstream::message;
+use super::eventstream::tests::chunk;
 use super::random::Random;
 use super::{Decoder, ReplyHint, family};
 use crate::call::{Protocol, Reply};

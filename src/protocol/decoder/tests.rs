@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::super::eventstream::tests::{chunk, message};
+use super::super::eventstream::message;
+use super::super::eventstream::tests::chunk;
 use super::super::random::Random;
 use super::super::{Interest, Take};
 use super::*;

@@ -30,20 +30,9 @@ pub fn run(asked: &Asked) {
     if wanted("plain") {
         let rounds = bench.rounds(Way::Plain, |target, proxy| {
             let target = target.asking(CHAT, false);
-            bench.cpu_window(proxy, closed(&target, CONNECTIONS, time), |window, cpu| {
-                Figures::from([
-                    ("calls/s", window.calls as f64 / window.seconds),
-                    ("CPU µs/call", cpu.as_secs_f64() * 1e6 / window.calls as f64),
-                    ("p50 ms", quantile(&window.latencies, 0.5)),
-                    ("p99 ms", quantile(&window.latencies, 0.99)),
-                ])
-            })
+            bench.cpu_window(proxy, closed(&target, CONNECTIONS, time), of_calls)
         });
-        show(
-            "Plain calls, closed loop of 32 connections (`plain`)",
-            &rounds,
-            &["CPU µs/call", "calls/s", "p50 ms", "p99 ms"],
-        );
+        show("Plain calls, closed loop of 32 connections (`plain`)", &rounds, &OF_CALLS);
     }
     if wanted("rate") {
         let rounds = bench.rounds(Way::Plain, |target, proxy| {
@@ -113,16 +102,9 @@ pub fn run(asked: &Asked) {
         }
         let rounds = bench.rounds(way, |target, proxy| {
             let target = target.asking(CHAT, false);
-            bench.cpu_window(proxy, closed(&target, CONNECTIONS, time), |window, cpu| {
-                Figures::from([
-                    ("calls/s", window.calls as f64 / window.seconds),
-                    ("CPU µs/call", cpu.as_secs_f64() * 1e6 / window.calls as f64),
-                    ("p50 ms", quantile(&window.latencies, 0.5)),
-                    ("p99 ms", quantile(&window.latencies, 0.99)),
-                ])
-            })
+            bench.cpu_window(proxy, closed(&target, CONNECTIONS, time), of_calls)
         });
-        show(title, &rounds, &["CPU µs/call", "calls/s", "p50 ms", "p99 ms"]);
+        show(title, &rounds, &OF_CALLS);
     }
     if wanted("start") {
         let mut rows = vec![["", "start to first call ms", "RSS after it MiB"].map(str::to_owned).to_vec()];
@@ -132,6 +114,18 @@ pub fn run(asked: &Asked) {
         }
         table("From exec to the first answered call (`start`)", &rows);
     }
+}
+
+/// What a closed loop of calls is told by.
+const OF_CALLS: [&str; 4] = ["CPU µs/call", "calls/s", "p50 ms", "p99 ms"];
+
+fn of_calls(window: &Window, cpu: Duration) -> Figures {
+    Figures::from([
+        ("calls/s", window.calls as f64 / window.seconds),
+        ("CPU µs/call", cpu.as_secs_f64() * 1e6 / window.calls as f64),
+        ("p50 ms", quantile(&window.latencies, 0.5)),
+        ("p99 ms", quantile(&window.latencies, 0.99)),
+    ])
 }
 
 struct Bench<'a> {

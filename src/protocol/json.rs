@@ -26,7 +26,7 @@ mod value;
 use std::sync::Arc;
 
 use compact_str::CompactString;
-use memchr::memchr2;
+use memchr::{memchr2, memchr3};
 
 use self::paths::{NOWHERE, Paths, ROOT};
 pub use self::text::{NoText, TextSink};
@@ -209,7 +209,7 @@ impl Pruner {
                 _ if matches!(bytes[at], b' ' | b'\n' | b'\r' | b'\t') => at += 1,
                 State::Value => at += self.value(&bytes[at..], sink),
                 State::Key => match bytes[at] {
-                    b'"' => at += 1 + self.key(&bytes[at + 1..]),
+                    b'"' => at = self.members(bytes, at, sink),
                     b'}' => {
                         self.close(b'}');
                         at += 1;
@@ -343,7 +343,7 @@ impl Pruner {
                             self.put_here(Value::Bool(true));
                         }
                         self.state = State::Skip { depth: 0, string: true, escaped: false };
-                        return 1;
+                        return 1 + self.skip(&bytes[1..]);
                     }
                 };
                 if self.slot.mode != Mode::Deep {
@@ -387,7 +387,7 @@ impl Pruner {
                     None => false,
                 };
                 self.state = State::Scalar { keep };
-                0
+                self.scalar(keep, bytes)
             }
             _ => {
                 self.state = State::Failed;
@@ -505,17 +505,37 @@ impl Pruner {
         }
     }
 
-    /// A key, from behind its opening quote. Returns the bytes taken.
-    fn key(&mut self, bytes: &[u8]) -> usize {
-        if let Some(key) = plain_bytes(bytes)
-            && key.len() <= MAX_KEY
-            && self.end_key(key)
-        {
-            return key.len() + 1;
+    /// Members of an object, from the opening quote of a key at `at`, as long as they are as most are: the whole of one
+    /// after the other is read without a turn through the states. Returns how far it came; the state says where that is.
+    fn members(&mut self, bytes: &[u8], mut at: usize, sink: &mut dyn TextSink) -> usize {
+        loop {
+            at += 1;
+            match plain_bytes(&bytes[at..]) {
+                Some(key) if key.len() <= MAX_KEY && self.end_key(key) => at += key.len() + 1,
+                _ => {
+                    self.text.clear();
+                    self.state = State::Text(Role::Key);
+                    return at;
+                }
+            }
+            if bytes.get(at) != Some(&b':') {
+                return at;
+            }
+            at += if bytes.get(at + 1) == Some(&b' ') { 2 } else { 1 };
+            self.state = State::Value;
+            match bytes.get(at) {
+                None | Some(b' ' | b'\n' | b'\r' | b'\t') => return at,
+                Some(_) => at += self.value(&bytes[at..], sink),
+            }
+            if self.state != State::Comma || bytes.get(at) != Some(&b',') {
+                return at;
+            }
+            at += if bytes.get(at + 1) == Some(&b' ') { 2 } else { 1 };
+            self.state = State::Key;
+            if bytes.get(at) != Some(&b'"') {
+                return at;
+            }
         }
-        self.text.clear();
-        self.state = State::Text(Role::Key);
-        0
     }
 
     /// The key has been read; false, and nothing done, if it would be kept and is no UTF-8.
@@ -586,10 +606,12 @@ impl Pruner {
 
     /// On inside a number or word. Returns the bytes taken.
     fn scalar(&mut self, keep: bool, bytes: &[u8]) -> usize {
-        let end = bytes
-            .iter()
-            .position(|b| !(b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'+')))
-            .unwrap_or(bytes.len());
+        let end = bytes.iter().position(|b| !IN_SCALAR[usize::from(*b)]).unwrap_or(bytes.len());
+        if keep && self.scalar.is_empty() && end < bytes.len() {
+            self.put_here(scalar_value(&bytes[..end]));
+            self.after_value();
+            return end;
+        }
         if keep {
             let room = (MAX_SCALAR + 1).saturating_sub(self.scalar.len());
             self.scalar.extend_from_slice(&bytes[..end.min(room)]);
@@ -662,14 +684,41 @@ impl Pruner {
     }
 }
 
+/// Bytes of numbers and words.
+const IN_SCALAR: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let is_sign = matches!(byte as u8, b'.' | b'-' | b'+');
+        table[byte] = (byte as u8).is_ascii_alphanumeric() || is_sign;
+        byte += 1;
+    }
+    table
+};
+
 /// The inside of a string that ends within `bytes` and has no escapes.
 fn plain_bytes(bytes: &[u8]) -> Option<&[u8]> {
-    // Most are shorter than what a vectorized search needs to get going.
-    const NEAR: usize = 16;
-    let is_end = |byte: &u8| matches!(byte, b'"' | b'\\');
-    let near = bytes.iter().take(NEAR).position(is_end);
-    let end = near.or_else(|| memchr2(b'"', b'\\', bytes.get(NEAR..)?).map(|end| end + NEAR))?;
+    // Most are shorter than what a vectorized search needs to get going: the first two words are looked at here.
+    let end = match bytes.first_chunk::<16>() {
+        Some(near) => {
+            let near = u128::from_le_bytes(*near);
+            let (low, high) = (ends(near as u64), ends((near >> 64) as u64));
+            match (low, high) {
+                (0, 0) => memchr2(b'"', b'\\', &bytes[16..])? + 16,
+                (0, high) => 8 + high.trailing_zeros() as usize / 8,
+                (low, _) => low.trailing_zeros() as usize / 8,
+            }
+        }
+        None => bytes.iter().position(|byte| matches!(byte, b'"' | b'\\'))?,
+    };
     (bytes[end] == b'"').then(|| &bytes[..end])
+}
+
+/// The high bit of the first byte that is a quote or a backslash, and perhaps those of bytes behind it.
+fn ends(word: u64) -> u64 {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    let zero = |word: u64| word.wrapping_sub(LOW) & !word & (LOW << 7);
+    zero(word ^ (LOW * b'"' as u64)) | zero(word ^ (LOW * b'\\' as u64))
 }
 
 /// As [`plain_bytes`], of a string that is UTF-8.
@@ -679,21 +728,23 @@ fn plain_string(bytes: &[u8]) -> Option<&str> {
 
 /// The first quote or bracket.
 fn structural(bytes: &[u8]) -> Option<usize> {
-    // Branch-free on blocks, so that the compiler vectorizes it: long runs are arrays of numbers.
-    const BLOCK: usize = 32;
-    let is = |b: u8| (b == b'"') | (b | 0x20 == b'{') | (b | 0x20 == b'}');
-    let near = bytes.len().min(BLOCK / 2);
-    if let Some(found) = bytes[..near].iter().position(|b| is(*b)) {
+    // What a vectorized search needs to get going, and what two of them read before either may be in vain: long runs
+    // are arrays of numbers.
+    const NEAR: usize = 16;
+    const WINDOW: usize = 512;
+    let near = bytes.len().min(NEAR);
+    if let Some(found) = bytes[..near].iter().position(|b| (*b == b'"') | (*b | 0x20 == b'{') | (*b | 0x20 == b'}')) {
         return Some(found);
     }
     let mut at = near;
-    for block in bytes[near..].chunks_exact(BLOCK) {
-        if block.iter().fold(false, |hit, b| hit | is(*b)) {
-            break;
+    for window in bytes[near..].chunks(WINDOW) {
+        let found = memchr3(b'"', b'[', b']', window);
+        if let Some(found) = memchr2(b'{', b'}', &window[..found.unwrap_or(window.len())]).or(found) {
+            return Some(at + found);
         }
-        at += BLOCK;
+        at += window.len();
     }
-    bytes[at..].iter().position(|b| is(*b)).map(|found| at + found)
+    None
 }
 
 /// A document that is no object, array or string starts with one of these; plain text mostly does not.

@@ -12,6 +12,8 @@ use super::super::{Interest, Take};
 pub(super) const NOWHERE: u16 = u16::MAX;
 /// The document itself.
 pub(super) const ROOT: u16 = 0;
+/// From this many bytes on, names are not told apart by length. The longest of today's tables has 27.
+const LONGEST: usize = 32;
 /// Compiled tables kept for reuse. The program has about two a protocol; tests leak more than that.
 const CACHED_TABLES: usize = 128;
 
@@ -21,15 +23,22 @@ pub(super) struct Paths {
     nodes: Vec<Node>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Node {
     take: Option<Take>,
-    /// Named children. Few: looked through in order.
-    children: Vec<(CompactString, u16)>,
-    /// Bit `len.min(63)` is set for each child's name length, so that most foreign keys cost one test.
-    lengths: u64,
+    /// Named children, short names first.
+    children: Vec<Child>,
+    /// How many children have a shorter name, by length: a key is compared with those of its own length only.
+    shorter: [u16; LONGEST + 2],
     /// Child for any other key, and for array elements.
     any: Option<u16>,
+}
+
+#[derive(Debug)]
+struct Child {
+    text: &'static str,
+    name: CompactString,
+    node: u16,
 }
 
 /// One path that has been read up to segment `.1`.
@@ -57,7 +66,7 @@ impl Paths {
     /// Compiles a table. Where several paths end at the same place the one that is literal earliest wins, then the
     /// first of the table.
     pub(super) fn compile(table: &[Interest]) -> Paths {
-        let segments: Vec<Vec<&str>> = table.iter().map(|i| split(i.path)).collect();
+        let segments: Vec<Vec<&'static str>> = table.iter().map(|i| split(i.path)).collect();
         let start: Vec<Position> = (0..table.len()).map(|i| (i as u16, 0)).collect();
         let mut known: HashMap<Vec<Position>, u16> = HashMap::from([(start.clone(), ROOT)]);
         let mut todo = vec![start];
@@ -80,23 +89,27 @@ impl Paths {
                     })
                 })
             };
-            let mut node = Node { any: visit(None), ..Node::default() };
+            let any = visit(None);
+            let mut children: Vec<Child> = Vec::new();
             for (i, at) in open() {
-                let name = segments[*i as usize][*at as usize];
-                if name != "*"
-                    && !node.children.iter().any(|(n, _)| **n == *name)
-                    && let Some(child) = visit(Some(name))
+                let text = segments[*i as usize][*at as usize];
+                if text != "*"
+                    && !children.iter().any(|child| child.text == text)
+                    && let Some(node) = visit(Some(text))
                 {
-                    node.children.push((name.into(), child));
-                    node.lengths |= 1 << name.len().min(63);
+                    children.push(Child { text, name: text.into(), node });
                 }
             }
-            node.take = here
+            children.sort_by_key(|child| child.text.len().min(LONGEST));
+            let shorter = std::array::from_fn(|length| {
+                children.iter().filter(|child| child.text.len().min(LONGEST) < length).count() as u16
+            });
+            let take = here
                 .iter()
                 .filter(|(i, at)| *at as usize == segments[*i as usize].len())
                 .min_by_key(|(i, _)| (segments[*i as usize].iter().map(|s| *s == "*").collect::<Vec<_>>(), *i))
                 .map(|(i, _)| table[*i as usize].take);
-            nodes.push(node);
+            nodes.push(Node { take, children, shorter, any });
         }
         Paths { nodes }
     }
@@ -104,11 +117,11 @@ impl Paths {
     /// Where `key` leads from `node`, and the key itself where the table names it.
     pub(super) fn member(&self, node: u16, key: &[u8]) -> (u16, Option<&CompactString>) {
         let Some(node) = self.nodes.get(node as usize) else { return (NOWHERE, None) };
-        if node.lengths & (1 << key.len().min(63)) != 0 {
-            for (name, child) in &node.children {
-                if name.as_bytes() == key {
-                    return (*child, Some(name));
-                }
+        let length = key.len().min(LONGEST);
+        let alike = usize::from(node.shorter[length])..usize::from(node.shorter[length + 1]);
+        for child in &node.children[alike] {
+            if child.text.as_bytes() == key {
+                return (child.node, Some(&child.name));
             }
         }
         (node.any.unwrap_or(NOWHERE), None)
@@ -131,6 +144,6 @@ impl Paths {
 }
 
 /// The segments of a path; the empty path is the document itself.
-pub(super) fn split(path: &str) -> Vec<&str> {
+pub(super) fn split(path: &'static str) -> Vec<&'static str> {
     if path.is_empty() { Vec::new() } else { path.split('.').collect() }
 }

@@ -22,7 +22,7 @@ pub mod tunnel;
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -166,6 +166,21 @@ pub async fn accept<S, F, G>(
     let _ = all_closed.recv().await;
 }
 
+/// A connection with an application, whatever carries it. One type for all of them: what serves them is some hundred
+/// kilobytes of code, which need not be there once for each.
+pub type Stream = Box<dyn Carrier>;
+
+/// What a [`Stream`] can be made of.
+pub trait Carrier: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Carrier for S {}
+
+/// One answer to be; boxed, so that a connection does not keep its room while the answer's body passes.
+pub type Answered<B> = Pin<Box<dyn Future<Output = Response<B>> + Send>>;
+
+/// Answers requests: any number of them at once.
+pub type Handler<B> = Box<dyn Fn(Request<Incoming>, Peer) -> Answered<B> + Send>;
+
 /// Serves HTTP on connections.
 pub struct HttpServer(auto::Builder<TokioExecutor>);
 
@@ -175,17 +190,13 @@ impl HttpServer {
         Self(server(settings))
     }
 
-    /// Serves one connection to its end, or until calls are cut off. `handle` answers one request and may run many times
-    /// at once. `origin`: see [`Peer::origin`].
-    pub async fn serve<I, H, F, B>(&self, io: I, arrival: Arrival, origin: Option<Origin>, handle: H)
+    /// Serves one connection to its end, or until calls are cut off. `origin`: see [`Peer::origin`].
+    pub async fn serve<B>(&self, stream: Stream, arrival: Arrival, origin: Option<Origin>, handle: Handler<B>)
     where
-        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        H: Fn(Request<Incoming>, Peer) -> F + Send + 'static,
-        F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (io, client) = ClientIo::new(io, arrival.ends, arrival.caller.clone());
+        let (io, client) = ClientIo::new(stream, arrival.ends, arrival.caller.clone());
         let (address, mut phases) = (arrival.ends.peer, arrival.hold.phases.clone());
         let peer = Peer { arrival, client: Arc::clone(&client), origin };
         // Dropped last: the calls on the connection end with it.

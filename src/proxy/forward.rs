@@ -15,14 +15,13 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::upgrade;
-use tokio::net::TcpStream;
 
 use super::intercept::Target;
 use super::{Course, GENERATED_HEADER, Proxy, Snapshot};
 use crate::call::{CallFacts, ForwardRefusal, GeneratedError, Unread, Way};
 use crate::config::Tunnels;
 use crate::listen::tunnel::{self, Count};
-use crate::listen::{Answer, Arrival, ClientIo, Peer};
+use crate::listen::{Answer, Arrival, ClientIo, Peer, Stream};
 use crate::provider::Provider;
 use crate::tap::{AnswerBody, Sink};
 use crate::upstream::{ConnectError, Reach};
@@ -144,14 +143,14 @@ impl Proxy {
             tokio::spawn(async move {
                 let Ok(upgraded) = application.await else { return };
                 let target = Target::Name { host, port };
-                match upgrade::downcast::<TokioIo<ClientIo<TcpStream>>>(upgraded) {
+                match upgrade::downcast::<TokioIo<ClientIo<Stream>>>(upgraded) {
                     Ok(parts) => {
                         let stream = parts.io.into_inner().into_inner();
                         self.take(stream, parts.read_buf, target, Way::Forward, arrival).await;
                     }
                     // HTTP/2, or TLS with the proxy itself.
                     Err(upgraded) => {
-                        self.take(TokioIo::new(upgraded), Bytes::new(), target, Way::Forward, arrival).await;
+                        self.take(Box::new(TokioIo::new(upgraded)), Bytes::new(), target, Way::Forward, arrival).await;
                     }
                 }
             });
@@ -170,7 +169,7 @@ impl Proxy {
             let mut hold = arrival.hold;
             let copied = async {
                 let Ok(upgraded) = application.await else { return };
-                let ended = match upgrade::downcast::<TokioIo<ClientIo<TcpStream>>>(upgraded) {
+                let ended = match upgrade::downcast::<TokioIo<ClientIo<Stream>>>(upgraded) {
                     Ok(parts) => {
                         let stream = parts.io.into_inner().into_inner();
                         let stream = crate::listen::tls::Prefixed::new(parts.read_buf, stream);

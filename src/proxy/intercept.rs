@@ -11,17 +11,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use http::Request;
 use http::uri::Scheme;
 use hyper::body::Incoming;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::{Proxy, Snapshot};
 use crate::call::{HandshakeEnd, Unread, Way};
 use crate::listen::client_hello::{ClientHello, Opening};
 use crate::listen::tls::{self, Decision, HandshakeError, Prefixed, Refuser};
-use crate::listen::{Arrival, Origin, Peer, permitted, tunnel};
+use crate::listen::{Answered, Arrival, Handler, Origin, Peer, Stream, permitted, tunnel};
 use crate::tap::AnswerBody;
 
 /// A connection that ends this soon after its handshake and without a request was refused by a client that looks at
@@ -83,10 +84,7 @@ enum Course {
 impl Proxy {
     /// Takes a connection over: `stream`, of which `first` was read already, was going to `target` and came by `way`. Ends
     /// with the connection, or when calls are cut off.
-    pub async fn take<S>(self: Arc<Self>, mut stream: S, first: Bytes, target: Target, way: Way, arrival: Arrival)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    pub async fn take(self: Arc<Self>, mut stream: Stream, first: Bytes, target: Target, way: Way, arrival: Arrival) {
         let mut hold = arrival.hold.clone();
         let served = async {
             let (bytes, opening) = match tls::opening(&mut stream, first).await {
@@ -104,9 +102,7 @@ impl Proxy {
                 }
                 Course::Plain { host } => {
                     let origin = Origin { scheme: Scheme::HTTP, host, port: target.port(), way };
-                    let proxy = Arc::clone(&self);
-                    let handle = move |request, peer| Arc::clone(&proxy).answer(request, peer);
-                    self.server.serve(stream, arrival, Some(origin), handle).await;
+                    self.server.serve(Box::new(stream), arrival, Some(origin), self.handler()).await;
                 }
                 Course::Pass { why, detail, provider, host } => {
                     snapshot.intercept.tell_unread(&host, why, &detail);
@@ -122,17 +118,15 @@ impl Proxy {
         }
     }
 
-    async fn open<S>(
+    async fn open(
         self: Arc<Self>,
         snapshot: Arc<Snapshot>,
-        stream: S,
+        stream: Prefixed<Stream>,
         config: Arc<ServerConfig>,
         origin: Origin,
         refuser: Refuser,
         arrival: Arrival,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    ) {
         let intercept = Arc::clone(&snapshot.intercept);
         drop(snapshot);
         let stream = match tls::handshake(config, stream).await {
@@ -151,17 +145,17 @@ impl Proxy {
         };
         self.watch.handshake(HandshakeEnd::Done);
         let (asked, began) = (Arc::new(AtomicBool::new(false)), Instant::now());
-        let handle = {
+        let handle: Handler<AnswerBody> = {
             let (proxy, asked, intercept) = (Arc::clone(&self), Arc::clone(&asked), Arc::clone(&intercept));
             let refuser = refuser.clone();
-            move |request, peer| {
+            Box::new(move |request, peer| {
                 if !asked.swap(true, Ordering::Relaxed) {
                     intercept.trusted(&refuser);
                 }
                 Arc::clone(&proxy).answer(request, peer)
-            }
+            })
         };
-        self.server.serve(stream, arrival, Some(origin), handle).await;
+        self.server.serve(Box::new(stream), arrival, Some(origin), handle).await;
         if !asked.load(Ordering::Relaxed) && began.elapsed() < REFUSED_WITHIN {
             intercept.refused(&refuser, true);
         }
@@ -187,12 +181,10 @@ impl Proxy {
             Ok(config) => config,
             Err(error) => return tracing::warn!(%error, "no certificate for listen.proxy_tls"),
         };
-        match tls::handshake(config, Prefixed::new(bytes, stream)).await {
+        match tls::handshake(config, Prefixed::new(bytes, Box::new(stream) as Stream)).await {
             Ok(stream) => {
                 self.watch.handshake(HandshakeEnd::Done);
-                let proxy = Arc::clone(&self);
-                let handle = move |request, peer| Arc::clone(&proxy).answer(request, peer);
-                self.server.serve(stream, arrival, None, handle).await;
+                self.server.serve(Box::new(stream), arrival, None, self.handler()).await;
             }
             Err(error) => {
                 let refused = matches!(error, HandshakeError::Refused(_));
@@ -204,31 +196,28 @@ impl Proxy {
 
     /// Serves a connection of the base-URL port.
     pub async fn plain(self: Arc<Self>, stream: TcpStream, arrival: Arrival) {
-        let proxy = Arc::clone(&self);
-        let handle = move |request, peer| Arc::clone(&proxy).handle(request, peer);
-        self.server.serve(stream, arrival, None, handle).await;
+        self.server.serve(Box::new(stream), arrival, None, self.handler()).await;
     }
 
-    /// A boxed future: the calls on a connection may themselves ask for connections.
-    fn answer(
-        self: Arc<Self>,
-        request: http::Request<Incoming>,
-        peer: Peer,
-    ) -> std::pin::Pin<Box<dyn Future<Output = http::Response<AnswerBody>> + Send>> {
+    fn handler(self: &Arc<Self>) -> Handler<AnswerBody> {
+        let proxy = Arc::clone(self);
+        Box::new(move |request, peer| Arc::clone(&proxy).answer(request, peer))
+    }
+
+    /// Its type is written out: the calls on a connection may themselves ask for connections.
+    fn answer(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Answered<AnswerBody> {
         Box::pin(self.handle(request, peer))
     }
 
-    async fn pass<S>(
+    async fn pass(
         &self,
         snapshot: &Snapshot,
-        stream: S,
+        stream: Prefixed<Stream>,
         target: &Target,
         (why, provider): (Unread, Option<Arc<str>>),
         way: Way,
         arrival: &Arrival,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    ) {
         let (host, port) = (target.host(), target.port());
         let reach = self.reach(arrival, provider.is_some(), way);
         let (server, _open) = match snapshot.upstream.shared.raw(&host, port, &reach).await {

@@ -43,6 +43,6 @@ impl Proxy {
             );
         }
         arrival.caller = callers.map(|callers| callers.ask(arrival.ends));
-        self.take(stream, Bytes::new(), Target::Address(original), Way::Redirect, arrival).await;
+        self.take(Box::new(stream), Bytes::new(), Target::Address(original), Way::Redirect, arrival).await;
     }
 }

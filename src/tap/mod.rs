@@ -113,7 +113,13 @@ impl OpenCall {
 
     /// The request has been received whole.
     pub fn request_complete(&self, client: &Arc<ClientState>) {
-        self.state().answering = Some(client.answering());
+        let mut state = self.state();
+        state.answering = Some(client.answering());
+        // What reads it is not needed while the answer streams.
+        let State { facts, request, .. } = &mut *state;
+        if let Some(facts) = facts {
+            read_request(facts, request.take());
+        }
     }
 
     fn request_failed(&self) {
@@ -150,9 +156,7 @@ impl OpenCall {
             let Some(facts) = state.facts.take() else { return };
             (facts, state.request.take())
         };
-        if let Some(read) = request.and_then(|tap| guarded("", &[], || tap.finish())) {
-            merge_request(&mut facts.request, read);
-        }
+        read_request(&mut facts, request);
         facts.end = end;
         let repeats_usage = facts.reply.repeats_usage || reply.repeats_usage;
         facts.reply = Reply { repeats_usage, ..reply };
@@ -191,6 +195,13 @@ fn guarded<T>(stage: &str, bytes: &[u8], work: impl FnOnce() -> T) -> Option<T> 
     };
     let _ = (stage, bytes);
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).ok()
+}
+
+/// Takes over what `tap` has read, if there is one that has not told yet.
+fn read_request(facts: &mut CallFacts, tap: Option<RequestTap>) {
+    if let Some(read) = tap.and_then(|tap| guarded("", &[], || tap.finish())) {
+        merge_request(&mut facts.request, read);
+    }
 }
 
 /// Adds what the body said to what head and connection said.

@@ -55,8 +55,11 @@ enum Inner {
     Changed(Option<Bytes>),
 }
 
-/// A request body that is watched by an [`OpenCall`].
-pub struct RequestBody {
+/// A request body that is watched by an [`OpenCall`]. Small: each connection to a provider has room for 32 requests in its
+/// queue, of which it uses one.
+pub struct RequestBody(Box<Parts>);
+
+struct Parts {
     inner: Inner,
     call: Arc<OpenCall>,
     client: Arc<ClientState>,
@@ -74,21 +77,23 @@ impl RequestBody {
     ) -> Self {
         let gate = gate.map(|gate| (gate, Box::pin(tokio::time::sleep(CONTINUE_WAIT))));
         let whole = inner.is_end_stream();
-        let mut body = Self { inner: Inner::AsItComes(Some(inner)), call, client, gate, ended: false };
+        let mut parts = Parts { inner: Inner::AsItComes(Some(inner)), call, client, gate, ended: false };
         if whole {
-            body.complete();
+            parts.complete();
         }
-        body
+        Self(Box::new(parts))
     }
 
     /// A body that came whole as `original` and is sent as `changed`.
     pub fn changed(original: &[u8], changed: Bytes, call: Arc<OpenCall>, client: Arc<ClientState>) -> Self {
         call.request_data(original);
-        let mut body = Self { inner: Inner::Changed(Some(changed)), call, client, gate: None, ended: false };
-        body.complete();
-        body
+        let mut parts = Parts { inner: Inner::Changed(Some(changed)), call, client, gate: None, ended: false };
+        parts.complete();
+        Self(Box::new(parts))
     }
+}
 
+impl Parts {
     fn complete(&mut self) {
         if !self.ended {
             self.ended = true;
@@ -99,7 +104,7 @@ impl RequestBody {
 
 /// A provider that cannot be reached takes nothing of the body. An application that is still sending must be let finish,
 /// or its socket breaks before it has seen the answer that says why.
-impl Drop for RequestBody {
+impl Drop for Parts {
     fn drop(&mut self) {
         // Reading on would ask for a body that `100 Continue` has not been said for.
         let (Inner::AsItComes(incoming), None) = (&mut self.inner, &self.gate) else { return };
@@ -125,13 +130,14 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some((gate, wait)) = &mut self.gate {
+        let parts = &mut *self.0;
+        if let Some((gate, wait)) = &mut parts.gate {
             if gate.poll_open(cx).is_pending() {
                 ready!(wait.as_mut().poll(cx));
             }
-            self.gate = None;
+            parts.gate = None;
         }
-        let incoming = match &mut self.inner {
+        let incoming = match &mut parts.inner {
             Inner::AsItComes(Some(incoming)) => incoming,
             Inner::AsItComes(None) => return Poll::Ready(None),
             Inner::Changed(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
@@ -140,33 +146,33 @@ impl Body for RequestBody {
             Some(Ok(frame)) => {
                 let last = incoming.is_end_stream();
                 if let Some(data) = frame.data_ref() {
-                    self.call.request_data(data);
+                    parts.call.request_data(data);
                 }
                 if last {
-                    self.complete();
+                    parts.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                self.call.request_failed();
+                parts.call.request_failed();
                 Poll::Ready(Some(Err(error.into())))
             }
             None => {
-                self.complete();
+                parts.complete();
                 Poll::Ready(None)
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.inner {
+        match &self.0.inner {
             Inner::AsItComes(incoming) => incoming.as_ref().is_none_or(Body::is_end_stream),
             Inner::Changed(bytes) => bytes.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.inner {
+        match &self.0.inner {
             Inner::AsItComes(incoming) => incoming.as_ref().map_or_else(SizeHint::default, Body::size_hint),
             Inner::Changed(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
         }

@@ -29,38 +29,56 @@ pub enum Value {
 
 /// The members of an object, in the order in which they came.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Members(Vec<(CompactString, Value)>);
+pub struct Members {
+    list: Vec<(CompactString, Value)>,
+    /// Bit `length.min(63)` is set for the length of each name: most names that are asked for are not there.
+    lengths: u64,
+}
+
+/// The bit of [`Members::lengths`] that stands for this name.
+fn bit(name: &str) -> u64 {
+    1 << name.len().min(63)
+}
 
 // === impl Members ===
 
 impl Members {
     /// None yet, with room for some.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self(Vec::with_capacity(capacity))
+        Self { list: Vec::with_capacity(capacity), lengths: 0 }
     }
 
     /// No member.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 
     /// Adds a member, or gives the one of this name another value.
     pub fn insert(&mut self, name: CompactString, value: Value) {
-        let known = if self.0.len() <= REPLACED { self.0.iter_mut().find(|(known, _)| *known == name) } else { None };
+        let known = match self.lengths & bit(&name) != 0 && self.list.len() <= REPLACED {
+            true => self.list.iter_mut().find(|(known, _)| *known == name),
+            false => None,
+        };
         match known {
             Some((_, old)) => *old = value,
-            None => self.0.push((name, value)),
+            None => {
+                self.lengths |= bit(&name);
+                self.list.push((name, value));
+            }
         }
     }
 
     /// The value of this name.
     pub fn get(&self, name: &str) -> Option<&Value> {
-        self.0.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value)
+        if self.lengths & bit(name) == 0 {
+            return None;
+        }
+        self.list.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
     /// All values.
     pub fn values(&self) -> impl Iterator<Item = &Value> {
-        self.0.iter().map(|(_, value)| value)
+        self.list.iter().map(|(_, value)| value)
     }
 }
 
@@ -166,7 +184,9 @@ impl From<serde_json::Value> for Value {
             serde_json::Value::String(text) => Value::String(text),
             serde_json::Value::Array(elements) => Value::Array(elements.into_iter().map(Value::from).collect()),
             serde_json::Value::Object(members) => {
-                Value::Object(Members(members.into_iter().map(|(name, value)| (name.into(), value.into())).collect()))
+                let mut object = Members::with_capacity(members.len());
+                members.into_iter().for_each(|(name, value)| object.insert(name.into(), value.into()));
+                Value::Object(object)
             }
         }
     }
@@ -193,9 +213,9 @@ impl Serialize for Value {
             Value::Number(number) => number.serialize(serializer),
             Value::String(text) => serializer.serialize_str(text),
             Value::Array(elements) => elements.serialize(serializer),
-            Value::Object(Members(members)) => {
-                let mut map = serializer.serialize_map(Some(members.len()))?;
-                for (name, value) in members {
+            Value::Object(members) => {
+                let mut map = serializer.serialize_map(Some(members.list.len()))?;
+                for (name, value) in &members.list {
                     map.serialize_entry(name.as_str(), value)?;
                 }
                 map.end()

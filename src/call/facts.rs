@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use compact_str::CompactString;
+
 use super::{Caller, End, Finding, Fingerprint, KeyPlace, Money, Operation, Protocol, Usage, Way, label_enum};
 
 /// Identity of a call in every sink: 32 hex digits, time-ordered (UUID version 7 without dashes).
@@ -12,14 +14,8 @@ pub struct CallId(pub u128);
 impl CallId {
     /// A new id: milliseconds since the epoch in the first 48 bits, the rest random (RFC 9562 section 5.7).
     pub fn new(now: SystemTime) -> Self {
-        use std::hash::{BuildHasher, RandomState};
-        use std::sync::atomic::{AtomicU64, Ordering};
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        thread_local!(static RANDOM: RandomState = RandomState::new());
         let millis = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis()) & 0xffff_ffff_ffff;
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let (high, low) = RANDOM.with(|random| (random.hash_one((count, 0)), random.hash_one((count, 1))));
-        let random = (u128::from(high & 0xfff) << 64) | u128::from(low >> 2);
+        let random = (fastrand::u128(..1 << 12) << 64) | fastrand::u128(..1 << 62);
         Self(millis << 80 | 0x7 << 76 | 0b10 << 62 | random)
     }
 }
@@ -154,6 +150,9 @@ pub struct RequestFacts {
     pub unreadable: Option<Unreadable>,
 }
 
+/// Name in lower case and value of a header that is kept; short ones need no memory of their own.
+pub type KeptHeader = (CompactString, CompactString);
+
 /// What was seen of the answer's head.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseFacts {
@@ -161,7 +160,7 @@ pub struct ResponseFacts {
     pub status: u16,
     /// Allow-listed headers in lower case: request ids, limits, accounts, error class, tier, served model. Each value is
     /// at most 256 bytes; at most 64 of them.
-    pub headers: Vec<(Box<str>, Box<str>)>,
+    pub headers: Vec<KeptHeader>,
     /// Body bytes that passed.
     pub bytes: u64,
 }
@@ -169,7 +168,7 @@ pub struct ResponseFacts {
 impl ResponseFacts {
     /// First value of a kept header; `name` in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| &**n == name).map(|(_, v)| &**v)
+        self.headers.iter().find(|(n, _)| **n == *name).map(|(_, v)| &**v)
     }
 }
 

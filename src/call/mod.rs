@@ -18,8 +18,8 @@ pub use caller::Caller;
 pub use connection::{AcceptPause, ForwardRefusal, HandshakeEnd, Unread};
 pub use end::End;
 pub use facts::{
-    CallFacts, CallId, ErrorFacts, GeneratedError, KeyFacts, Limits, RateLimit, Reply, RequestFacts, ResponseFacts,
-    TextSample, Timing, TraceContext, Unreadable, UsagePart,
+    CallFacts, CallId, ErrorFacts, GeneratedError, KeptHeader, KeyFacts, Limits, RateLimit, Reply, RequestFacts,
+    ResponseFacts, TextSample, Timing, TraceContext, Unreadable, UsagePart,
 };
 pub use key::{ApiKey, Fingerprint, KeyPlace};
 pub(crate) use label::label_enum;

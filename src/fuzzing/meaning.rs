@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Input;
 use super::heads::CATALOG;
-use crate::call::{End, GeneratedError, Money, Usage, UsagePart};
+use crate::call::{End, GeneratedError, KeptHeader, Money, Usage, UsagePart};
 use crate::cli::explain::{Known, explain as explained};
 use crate::meter::{AccountNames, Evidence, Meter, MeterConfig, PriceBook, PriceInput, RuleEntry, Rules};
 
@@ -42,7 +42,7 @@ pub(super) const ENDS: [End; 6] =
     [End::Complete, End::ErrorEvent, End::Truncated, End::BodyError, End::IdleTimeout, End::ClientCancelled];
 
 /// An outcome for any answer, with codes fit to be shown; the explanation agrees.
-pub(super) fn judged(provider: &str, status: Option<u16>, headers: &[(Box<str>, Box<str>)], body: &[u8]) {
+pub(super) fn judged(provider: &str, status: Option<u16>, headers: &[KeptHeader], body: &[u8]) {
     agree(&RULES, &Evidence { provider, status, headers, error_body: Some(body), ..Evidence::default() });
 }
 
@@ -67,8 +67,8 @@ pub(super) fn rules(data: &[u8]) {
     for _ in 0..input.byte() % 8 {
         let (name, value) = (input.short(), input.short());
         headers.push((
-            String::from_utf8_lossy(name).to_lowercase().into_boxed_str(),
-            String::from_utf8_lossy(value).into_owned().into_boxed_str(),
+            String::from_utf8_lossy(name).to_lowercase().into(),
+            String::from_utf8_lossy(value).into_owned().into(),
         ));
     }
     let (code, message) = (input.short(), input.short());

@@ -4,8 +4,10 @@
 //! last [`MAX_ANSWERS`] answers by id for [`ANSWER_LIFE`], so that an answer that is fetched again is not spend again, and that one
 //! that was first fetched without its usage (a background response) is billed when its usage comes.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::time::{Duration, SystemTime};
+
+use foldhash::quality::RandomState;
 
 use super::recent::Recent;
 use crate::call::{CallFacts, End, GeneratedError, Operation, Protocol, UnpricedReason, Usage, UsagePart};
@@ -36,7 +38,7 @@ struct Answer {
 
 impl Default for Billed {
     fn default() -> Self {
-        Self { answers: Recent::new(MAX_ANSWERS), hasher: RandomState::new() }
+        Self { answers: Recent::new(MAX_ANSWERS), hasher: RandomState::default() }
     }
 }
 

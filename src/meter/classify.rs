@@ -13,7 +13,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::call::{CallFacts, End, Fault, GeneratedError, Outcome, Retry};
+use crate::call::{CallFacts, End, Fault, GeneratedError, KeptHeader, Outcome, Retry};
 
 use super::redact::{printable, redact};
 use super::unwrap::{Unwrapped, unwrap};
@@ -33,7 +33,7 @@ pub struct Evidence<'a> {
     /// HTTP status; `None` when no answer came.
     pub status: Option<u16>,
     /// Kept response headers, names in lower case.
-    pub headers: &'a [(Box<str>, Box<str>)],
+    pub headers: &'a [KeptHeader],
     /// The error body, decoded; `None` when there was none.
     pub error_body: Option<&'a [u8]>,
     /// The error came inside a 2xx answer.

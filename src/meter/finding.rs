@@ -7,9 +7,11 @@
 //! Everything is bounded, the least recently used is forgotten first, and what is forgotten raises no finding. Worst
 //! case, about 3 MiB: 1,024 keys of 1.4 KiB (mostly arrivals), 256 applications of 16 keys, 1,024 storms.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use foldhash::quality::RandomState;
 
 use super::recent::Recent;
 use crate::call::{Finding, Fingerprint, LimitResource, Limits, Outcome, Retry};
@@ -163,7 +165,7 @@ impl Default for Findings {
             keys: Recent::new(MAX_KEYS),
             pairs: Recent::new(MAX_PAIRS),
             storms: Recent::new(MAX_STORMS),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
         }
     }
 }

@@ -64,6 +64,11 @@ impl BoundedNames {
         name
     }
 
+    /// The name, if it is in as it is written here.
+    fn known(&self, name: &str) -> Option<Arc<str>> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
     /// How often a name became `other`.
     pub fn overflow(&self) -> u64 {
         self.overflow.load(Ordering::Relaxed)
@@ -114,7 +119,7 @@ impl ModelLabels {
             return if confirmed { self.names.admit(&cut(&format!("ft:{base}"))) } else { self.unconfirmed.clone() };
         }
         match listed {
-            Some(id) => self.names.admit(&cut(id)),
+            Some(id) => self.names.known(id).unwrap_or_else(|| self.names.admit(&cut(id))),
             None if confirmed => {
                 let name = cut(name);
                 if name.is_empty() { self.unconfirmed.clone() } else { self.names.admit(&name) }
@@ -158,6 +163,9 @@ fn same_family(left: &str, right: &str) -> bool {
         let word = last.bytes().take_while(u8::is_ascii_alphabetic).count();
         let mut numbers = last.split(|c: char| !c.is_ascii_digit());
         (&last[..word], numbers.find(|number| (1..=2).contains(&number.len())))
+    }
+    if left == right {
+        return true;
     }
     let ((left_word, left_number), (right_word, right_number)) = (family(left), family(right));
     left_word.eq_ignore_ascii_case(right_word)

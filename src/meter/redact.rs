@@ -15,6 +15,8 @@ const MASK: &str = "***";
 const MAX_PARTS: usize = 8;
 /// Shorter parts are not tried.
 const SHORTEST_KEY: usize = 12;
+/// A part of a name with fewer capitals is no key, unless it begins with `sk-`.
+const MIN_CAPITALS: usize = 3;
 /// Shorter parts of a name are not masked for how they begin.
 const SHORTEST_PREFIXED: usize = 20;
 
@@ -77,14 +79,16 @@ pub(super) fn redact_name(text: &str, is_key: impl Fn(&str) -> bool) -> Option<S
     if parts.any(|part| part.len() >= SHORTEST_KEY && is_key(part)) {
         return Some(MASK.to_owned());
     }
-    if text.len() < SHORTEST_PREFIXED {
+    // What is masked below has either.
+    let has_capitals = || text.bytes().filter(u8::is_ascii_uppercase).count() >= MIN_CAPITALS;
+    if text.len() < SHORTEST_PREFIXED || !(has_capitals() || text.contains("sk-")) {
         return None;
     }
     let mut masked = false;
     let shown = PREFIXED.replace_all(text, |found: &Captures| {
         let word = ["api-", "key-", "pk-", "rk-"].iter().any(|word| found[2].starts_with(word));
         // Names have dates and sizes, but no capitals among them; `sk-` begins no name.
-        let capitals = found[2].bytes().filter(u8::is_ascii_uppercase).count() >= 3;
+        let capitals = found[2].bytes().filter(u8::is_ascii_uppercase).count() >= MIN_CAPITALS;
         let random =
             !word && found[2].len() >= SHORTEST_PREFIXED && (looks_random(&found[2]) || changes(&found[2]) >= 6);
         let random = random && (capitals || found[2].starts_with("sk-"));

@@ -1,15 +1,17 @@
 //! Which response headers are kept: an allow-list, since headers carry cookies and internals. Everything else is dropped.
 
+use compact_str::CompactString;
 use http::HeaderMap;
 
 use super::Provider;
+use crate::call::KeptHeader;
 
 /// Most headers that are kept of one answer.
 const MAX_HEADERS: usize = 64;
 /// Longest value, bytes; longer ones are cut.
 const MAX_VALUE_BYTES: usize = 256;
 
-/// Kept of every answer, whoever sends it; in order, to be searched by halves.
+/// Kept of every answer, whoever sends it.
 const NAMES: &[&str] = &[
     "apim-request-id",
     "cf-error-details",
@@ -45,6 +47,28 @@ const NAMES: &[&str] = &[
     "x-should-retry",
 ];
 
+/// For each length (up to 31) the [`NAMES`] of that length, one bit each.
+const OF_LENGTH: [u32; 32] = {
+    let mut table = [0; 32];
+    let mut at = 0;
+    while at < NAMES.len() {
+        table[NAMES[at].len()] |= 1 << at;
+        at += 1;
+    }
+    table
+};
+
+fn is_named(name: &str) -> bool {
+    let mut left = OF_LENGTH.get(name.len()).copied().unwrap_or_default();
+    while left != 0 {
+        if NAMES[left.trailing_zeros() as usize] == name {
+            return true;
+        }
+        left &= left - 1;
+    }
+    false
+}
+
 /// Kept of every answer when a name opens like this.
 const PREFIXES: &[&str] = &[
     "anthropic-priority-",
@@ -58,14 +82,14 @@ const PREFIXES: &[&str] = &[
 /// The headers of an answer worth keeping, names in lower case, first value of each; at most 64 of at most 256 bytes.
 ///
 /// Ids, limits, accounts, error class, tier, served model and stated cost are kept; cookies and the rest are not.
-pub fn keep_response_headers(provider: &Provider, headers: &HeaderMap) -> Vec<(Box<str>, Box<str>)> {
+pub fn keep_response_headers(provider: &Provider, headers: &HeaderMap) -> Vec<KeptHeader> {
     let named = |name: &str| {
-        NAMES.binary_search(&name).is_ok()
+        is_named(name)
             || provider.request_id_headers.iter().chain(&provider.account_headers).any(|own| **own == *name)
             || provider.keep_headers.iter().any(|own| **own == *name)
     };
     let prefixed = |name: &str| {
-        PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        (name.starts_with(['a', 'r', 'x']) && PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
             || provider.keep_headers.iter().any(|own| own.strip_suffix('*').is_some_and(|p| name.starts_with(p)))
     };
     let (mut kept, mut rest) = (Vec::with_capacity(16), Vec::new());
@@ -92,7 +116,7 @@ pub fn keep_response_headers(provider: &Provider, headers: &HeaderMap) -> Vec<(B
 }
 
 /// The provider's id of the exchange, from kept headers: the provider's own header first, then the common ones.
-pub fn request_id<'h>(provider: &Provider, kept: &'h [(Box<str>, Box<str>)]) -> Option<&'h str> {
+pub fn request_id<'h>(provider: &Provider, kept: &'h [KeptHeader]) -> Option<&'h str> {
     const COMMON: &[&str] =
         &["x-request-id", "request-id", "apim-request-id", "x-amzn-requestid", "x-correlation-id", "cf-ray"];
     let value = |wanted: &str| kept.iter().find(|(name, _)| **name == *wanted).map(|(_, value)| &**value);
@@ -100,7 +124,7 @@ pub fn request_id<'h>(provider: &Provider, kept: &'h [(Box<str>, Box<str>)]) -> 
     own.chain(COMMON.iter().copied()).filter_map(value).find(|id| !id.is_empty())
 }
 
-fn cut(value: &[u8]) -> Box<str> {
+fn cut(value: &[u8]) -> CompactString {
     if let Ok(text) = std::str::from_utf8(value)
         && text.len() <= MAX_VALUE_BYTES
     {
@@ -116,8 +140,12 @@ mod tests {
     use crate::provider::Catalog;
 
     #[test]
-    fn names_are_in_order() {
-        assert!(NAMES.is_sorted());
+    fn names_are_found_and_others_are_not() {
+        for name in NAMES {
+            assert!(is_named(name), "{name}");
+            assert!(!is_named(&name[1..]) && !is_named(&format!("{name}-")), "{name}");
+        }
+        assert!(!is_named("") && !is_named(&"x".repeat(1000)));
     }
 
     #[test]

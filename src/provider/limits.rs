@@ -3,6 +3,7 @@
 //!
 //! In: kept headers, the error's text, the time of the answer. Out: [`Limits`]. At most the first 16 KiB of the text count.
 
+use std::cell::LazyCell;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,7 @@ use jiff::Timestamp;
 use regex::Regex;
 use serde::Deserialize;
 
-use crate::call::{LimitResource, Limits, RateLimit};
+use crate::call::{KeptHeader, LimitResource, Limits, RateLimit};
 
 /// A wait or reset further away than this is not believed: 400 days, more than a year's window.
 const LONGEST: Duration = Duration::from_secs(400 * 86_400);
@@ -77,16 +78,19 @@ impl TryFrom<(LimitResource, String)> for HeaderNames {
 ///
 /// `kept` are the headers of [`super::keep_response_headers`]; `error_text` is the decoded error body, if the call failed;
 /// `now` is when the answer came, used for timestamps when it has no `date` header of its own.
-pub fn read_limits(
-    style: &LimitStyle,
-    kept: &[(Box<str>, Box<str>)],
-    error_text: Option<&str>,
-    now: SystemTime,
-) -> Limits {
+pub fn read_limits(style: &LimitStyle, kept: &[KeptHeader], error_text: Option<&str>, now: SystemTime) -> Limits {
     let text = error_text.map(|text| &text[..text.floor_char_boundary(MAX_BODY_BYTES)]).unwrap_or("");
-    let header = |name: &str| kept.iter().find(|(own, _)| **own == *name).map(|(_, value)| value.trim());
+    // Most names that are asked for are not there: bit `length.min(63)` tells that some header's name has this length.
+    let bit = |name: &str| 1_u64 << name.len().min(63);
+    let lengths = kept.iter().fold(0, |lengths, (name, _)| lengths | bit(name));
+    let header = |name: &str| {
+        let found = (lengths & bit(name) != 0).then(|| kept.iter().find(|(own, _)| **own == *name));
+        found.flatten().map(|(_, value)| value.trim())
+    };
     // The provider's own clock is the one that its timestamps are told in.
-    let now = header("date").and_then(http_date).or_else(|| Timestamp::try_from(now).ok()).unwrap_or_default();
+    let now = LazyCell::new(|| {
+        header("date").and_then(http_date).or_else(|| Timestamp::try_from(now).ok()).unwrap_or_default()
+    });
     let value = |name: &str| match header(name) {
         None if style.in_body && !text.is_empty() => in_json(text, name),
         found => found,
@@ -105,7 +109,7 @@ pub fn read_limits(
             resource,
             limit: value(&names.limit).and_then(number),
             remaining: value(&names.remaining).and_then(number),
-            reset: value(&names.reset).and_then(|text| reset(style.reset, text, now)),
+            reset: value(&names.reset).and_then(|text| reset(style.reset, text, *now)),
         };
         if found.limit.is_some() || found.remaining.is_some() || found.reset.is_some() {
             limits.push(found);
@@ -115,9 +119,14 @@ pub fn read_limits(
     let retry_after = header("retry-after-ms")
         .and_then(|text| number(text).and_then(|millis| seconds(millis / 1e3)))
         .filter(|wait| !wait.is_zero())
-        .or_else(|| header("retry-after").and_then(|text| retry_after(text, now)))
+        .or_else(|| header("retry-after").and_then(|text| retry_after(text, *now)))
         .filter(|wait| !quirk(wait))
-        .or_else(|| wait_in_text(text, now).filter(|wait| !quirk(wait)));
+        .or_else(|| {
+            Some(text)
+                .filter(|text| !text.is_empty())
+                .and_then(|text| wait_in_text(text, *now))
+                .filter(|wait| !quirk(wait))
+        });
     Limits { limits, retry_after }
 }
 
@@ -229,9 +238,6 @@ fn wait_in_text(text: &str, now: Timestamp) -> Option<Duration> {
     /// "Resets at 10:00 UTC": the next one.
     static CLOCK: LazyLock<Regex> = LazyLock::new(|| compile(r"(?i)\bresets? at (\d\d):(\d\d) UTC"));
 
-    if text.is_empty() {
-        return None;
-    }
     if let Some(found) = RETRY_DELAY.captures(text) {
         return number(&found[1]).and_then(seconds);
     }

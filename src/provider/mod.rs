@@ -18,9 +18,9 @@ mod route;
 mod shape;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt};
 use http::uri::Scheme;
 use http::{Method, StatusCode};
 

@@ -4,6 +4,17 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValu
 
 /// Removes the headers of this hop. `TE: trailers` stays: it tells the next hop what the far end can take.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most requests and answers have none of them: one look at each name instead of a search for each that may be there.
+    let is_of_hop = |name: &HeaderName| {
+        *name == CONNECTION
+            || *name == TRANSFER_ENCODING
+            || *name == UPGRADE
+            || *name == TE
+            || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+    };
+    if !headers.keys().any(is_of_hop) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()

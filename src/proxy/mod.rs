@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderValue, USER_AGENT};
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -40,6 +41,9 @@ pub use intercept::Target;
 
 /// Header on answers that keytally made itself; its value is the reason.
 pub const GENERATED_HEADER: &str = "x-keytally-error";
+
+/// Longest name of a client's product, bytes.
+const MAX_PRODUCT: usize = 64;
 
 /// W3C Trace Context and Baggage, and both forms of B3.
 const TRACE_HEADERS: [&str; 9] = [
@@ -168,14 +172,14 @@ impl Proxy {
         let started = Instant::now();
         let snapshot = self.snapshot.load_full();
         if let Some(origin) = peer.origin.clone() {
-            return self.at_origin(&snapshot, origin, request, peer, started).await;
+            return Box::pin(self.at_origin(&snapshot, origin, request, peer, started)).await;
         }
         if request.method() == Method::CONNECT {
-            return self.connect(&snapshot, request, peer).await;
+            return Box::pin(self.connect(&snapshot, request, peer)).await;
         }
         // HTTP/2 always names the host: there it is ours.
         if request.uri().host().is_some() && request.version() < Version::HTTP_2 {
-            return self.absolute_form(&snapshot, request, peer, started).await;
+            return Box::pin(self.absolute_form(&snapshot, request, peer, started)).await;
         }
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         match snapshot.catalog.recognize_base_url(request.method(), target) {
@@ -200,9 +204,9 @@ impl Proxy {
         peer: Peer,
         started: Instant,
     ) -> Response<AnswerBody> {
-        let header = || text(request.headers(), &HOST).and_then(|host| host.parse::<http::uri::Authority>().ok());
+        let header = || text(request.headers(), &HOST).and_then(|host| host.parse::<Authority>().ok());
         let asked = request.uri().authority().cloned().or_else(header);
-        let is_other = |asked: &http::uri::Authority| !asked.host().eq_ignore_ascii_case(&origin.host);
+        let is_other = |asked: &Authority| !asked.host().eq_ignore_ascii_case(&origin.host);
         if asked.as_ref().is_some_and(is_other) || request.method() == Method::CONNECT {
             return self.refuse(snapshot, &request, &peer, started, misdirected());
         }
@@ -404,12 +408,13 @@ fn readdress(
     upgrade: Option<HeaderValue>,
     strip_context: bool,
 ) -> Result<(), String> {
-    parts.uri = Uri::builder()
-        .scheme(found.scheme.clone())
-        .authority(authority_of(found))
-        .path_and_query(found.path_and_query.as_str())
-        .build()
-        .map_err(|error| format!("the request's path cannot be sent on: {error}"))?;
+    let unfit = |error: &dyn std::fmt::Display| format!("the request's path cannot be sent on: {error}");
+    let mut target = http::uri::Parts::default();
+    target.scheme = Some(found.scheme.clone());
+    target.authority = Some(Authority::from_maybe_shared(authority_of(found)).map_err(|error| unfit(&error))?);
+    let path = PathAndQuery::from_maybe_shared(found.path_and_query.clone()).map_err(|error| unfit(&error))?;
+    target.path_and_query = Some(path);
+    parts.uri = Uri::from_parts(target).map_err(|error| unfit(&error))?;
     parts.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut parts.headers);
     // Set from the URI by the client: a request that came by HTTP/2 has none.
@@ -461,7 +466,8 @@ fn open_facts(
             hash: target_hash(method, &found.path_and_query),
             sdk_retry_count: sdk_retry_count(headers),
             user_agent: text(headers, &USER_AGENT)
-                .map(|agent| agent.split([' ', '(']).next().unwrap_or_default().chars().take(64).collect()),
+                .map(|agent| agent.split([' ', '(']).next().unwrap_or_default())
+                .map(|product| product[..product.floor_char_boundary(MAX_PRODUCT)].to_owned()),
             ..RequestFacts::default()
         },
         reply: Reply { repeats_usage: found.repeats_usage, ..Reply::default() },

@@ -11,7 +11,7 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use super::literal;
-use crate::call::GeneratedError;
+use crate::call::{GeneratedError, KeptHeader};
 
 /// Most bytes of text that are looked at.
 pub(super) const TEXT_BYTES: usize = 256 * 1024;
@@ -22,7 +22,7 @@ const HEADERS: usize = 64;
 const VALUE_BYTES: usize = 256;
 
 /// Names in lower case, and values.
-type Headers = Vec<(Box<str>, Box<str>)>;
+type Headers = Vec<KeptHeader>;
 
 /// The answer inside a text.
 #[derive(Default)]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::call::{Fault, Finding, Outcome, Retry};
+use crate::call::{Fault, Finding, KeptHeader, Outcome, Retry};
 use crate::meter::RuleEntry;
 use crate::meter::unwrap::{Kind, Unwrapped};
 
@@ -442,7 +442,7 @@ impl Statuses {
 }
 
 /// A `…remaining…` header that names `word` is zero.
-fn exhausted(headers: &[(Box<str>, Box<str>)], word: &str) -> bool {
+fn exhausted(headers: &[KeptHeader], word: &str) -> bool {
     headers.iter().any(|(name, value)| {
         name.contains("remaining") && name.contains(word) && value.trim().parse::<f64>().is_ok_and(|left| left == 0.0)
     })

@@ -38,7 +38,7 @@ fn cases(text: &str) -> Vec<Case> {
 }
 
 fn verdict(rules: &Rules, case: &Case) -> Verdict {
-    let headers: Vec<(Box<str>, Box<str>)> =
+    let headers: Vec<KeptHeader> =
         case.headers.iter().map(|(name, value)| (name.to_lowercase().into(), value.as_str().into())).collect();
     rules.classify(&Evidence {
         provider: &case.provider,
@@ -188,7 +188,7 @@ fn the_request_tells_missing_from_wrong() {
 fn retry_advice() {
     let rules = Rules::embedded();
     let limited = r#"{"error":{"message":"Rate limit reached on requests per min","code":"rate_limit_exceeded"}}"#;
-    let header = |value: &str| -> Vec<(Box<str>, Box<str>)> { vec![("x-should-retry".into(), value.into())] };
+    let header = |value: &str| -> Vec<KeptHeader> { vec![("x-should-retry".into(), value.into())] };
     let (no, yes) = (header("false"), header("true"));
     let plain = rules.classify(&answer("openai", 429, limited));
     assert_eq!(
@@ -222,7 +222,7 @@ fn headers_name_the_dimension_when_the_text_does_not() {
         ("x-ratelimit-remaining-tokens", "-1", Outcome::RateLimitOther),
         ("x-ratelimit-remaining-tokens", "12", Outcome::RateLimitOther),
     ] {
-        let headers = [(Box::from(name), Box::from(value))];
+        let headers = [(name.into(), value.into())];
         let verdict = rules.classify(&Evidence { headers: &headers, ..answer("azure_openai", 429, body) });
         assert_eq!(verdict.outcome, outcome, "{name}: {value}");
     }

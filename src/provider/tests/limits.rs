@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::call::{LimitResource as R, Limits, RateLimit};
+use crate::call::{KeptHeader, LimitResource as R, Limits, RateLimit};
 
 /// 2026-05-15T12:00:00Z.
 const NOON: u64 = 1_778_846_400;
@@ -13,7 +13,7 @@ type Pairs<'p> = &'p [(&'p str, &'p str)];
 
 fn read(provider: &str, headers: Pairs, text: Option<&str>) -> Limits {
     let catalog = Catalog::embedded();
-    let kept: Vec<(Box<str>, Box<str>)> = headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+    let kept: Vec<KeptHeader> = headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOON);
     read_limits(&catalog.provider(provider).expect(provider).limits, &kept, text, now)
 }
@@ -253,7 +253,7 @@ fn hostile_texts_do_no_harm() {
         for text in texts {
             let values = ["", "-", ".", "s", "1.2.3s", "0x1p3", "1e400", "é", "١s", "999999999999999999999999", "-0"];
             for value in values {
-                let kept: Vec<(Box<str>, Box<str>)> = [
+                let kept: Vec<KeptHeader> = [
                     "x-ratelimit-reset",
                     "retry-after",
                     "retry-after-ms",

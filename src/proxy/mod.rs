@@ -35,7 +35,7 @@ use crate::tap::inject::{self, HideUsage};
 use crate::tap::{
     AnswerBody, CancelGuard, ContinueGate, Decompressor, OpenCall, RequestBody, RequestTap, Sink, tunnel,
 };
-use crate::upstream::{FreshConnection, Upstream, UpstreamError};
+use crate::upstream::{Answer, Upstream, UpstreamError};
 use forward::ProxyPassword;
 pub use intercept::Target;
 
@@ -325,7 +325,7 @@ struct Refusal {
 
 /// Passes the answer's head on and watches its body; on 101 joins the two connections.
 fn pass_on(
-    answer: Response<Incoming>,
+    (answer, connect): Answer<RequestBody>,
     call: Arc<OpenCall>,
     found: &Match,
     application: Option<(hyper::upgrade::OnUpgrade, Peer)>,
@@ -334,7 +334,6 @@ fn pass_on(
     client: Arc<ClientState>,
 ) -> Response<AnswerBody> {
     let (mut parts, body) = answer.into_parts();
-    let connect = parts.extensions.get::<FreshConnection>().and_then(FreshConnection::take);
     let kept = keep_response_headers(&found.provider, &parts.headers);
     call.head(ResponseFacts { status: parts.status.as_u16(), headers: kept, bytes: 0 }, connect);
     let upgraded =
@@ -387,7 +386,7 @@ async fn send(
     upgrade: bool,
     call: &OpenCall,
     idle_timeout: Duration,
-) -> Result<Response<Incoming>, UpstreamError> {
+) -> Result<Answer<RequestBody>, UpstreamError> {
     let mut sending = std::pin::pin!(upstream.send(request, upgrade));
     loop {
         let deadline = call.last_sent() + idle_timeout;

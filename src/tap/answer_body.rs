@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::inject::HideUsage;
-use super::{BodyError, Decompressor, OpenCall, guarded};
+use super::{BodyError, Decompressor, OpenCall, RequestBody, guarded};
 use crate::call::{End, Reply, Unreadable};
 use crate::listen::ClientState;
 use crate::protocol::{Decoder, usage_from_headers};
+use crate::upstream::Received;
 
 /// A stream that paused for longer than this is noted on its span.
 const STALL: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ enum Inner {
 }
 
 struct Watched {
-    body: Incoming,
+    body: Received<RequestBody>,
     call: Arc<OpenCall>,
     /// `None` once the end has been told.
     decoder: Option<Decoder>,
@@ -60,7 +60,7 @@ struct Watched {
 impl AnswerBody {
     /// Watches the body of a provider's answer whose head has just been noted on `call`.
     pub fn watched(
-        body: Incoming,
+        body: Received<RequestBody>,
         call: Arc<OpenCall>,
         decoder: Decoder,
         unpack: Decompressor,

@@ -7,16 +7,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use http::Uri;
 use hyper::rt::ReadBufCursor;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
 use rustls::RootCertStore;
@@ -87,17 +86,6 @@ pub struct ConnectError {
     pub detail: String,
 }
 
-/// Put on a response's extensions: lets the first call on a connection, and only that one, take its set-up time.
-#[derive(Clone)]
-pub struct FreshConnection(Arc<(AtomicBool, Duration)>);
-
-impl FreshConnection {
-    /// DNS, TCP and TLS of the connection, the first time that this is asked.
-    pub fn take(&self) -> Option<Duration> {
-        (!self.0.0.swap(true, Ordering::Relaxed)).then_some(self.0.1)
-    }
-}
-
 /// Makes the guard that counts a connection as open.
 pub type Opened = Arc<dyn Fn() -> Box<dyn Send> + Send + Sync>;
 
@@ -160,17 +148,12 @@ impl Connector {
         Ok((stream, opened()))
     }
 
-    async fn connect(self, uri: Uri) -> Result<UpstreamIo, ConnectError> {
-        let started = Instant::now();
+    /// A connection that requests can be sent over.
+    pub(super) async fn connect(self, uri: Uri) -> Result<UpstreamIo, ConnectError> {
         let opened = Arc::clone(&self.opened);
         let target = format!("{}:{}", uri.host().unwrap_or("?"), port(&uri));
         let outcome = in_time(self.timeout, &target, self.connect_steps(uri, &target)).await;
-        outcome.map(|(stream, proxied)| UpstreamIo {
-            stream,
-            proxied,
-            open: opened(),
-            fresh: FreshConnection(Arc::new((AtomicBool::new(false), started.elapsed()))),
-        })
+        outcome.map(|(stream, proxied)| UpstreamIo { stream, proxied, _open: opened() })
     }
 
     /// DNS and TCP, directly or through a proxy; `tunnel`: the proxy is asked to pass bytes on. The second part says that
@@ -253,20 +236,6 @@ fn tcp_error(target: &str, error: &(dyn std::error::Error + 'static)) -> Connect
     ConnectError { kind, detail: format!("{target}: {}", chain(error)) }
 }
 
-impl Service<Uri> for Connector {
-    type Response = UpstreamIo;
-    type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<UpstreamIo, ConnectError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        Box::pin(self.clone().connect(uri))
-    }
-}
-
 // === impl Resolver ===
 
 /// With the port that will be connected to, where addresses are checked.
@@ -327,19 +296,21 @@ pin_project_lite::pin_project! {
         #[pin]
         stream: UpstreamStream,
         proxied: bool,
-        open: Box<dyn Send>,
-        fresh: FreshConnection,
+        _open: Box<dyn Send>,
     }
 }
 
-impl Connection for UpstreamIo {
-    fn connected(&self) -> Connected {
-        let connected = Connected::new().proxy(self.proxied).extra(self.fresh.clone());
+impl UpstreamIo {
+    /// Requests are to be sent in absolute form.
+    pub(super) fn is_proxied(&self) -> bool {
+        self.proxied
+    }
+
+    /// TLS agreed on HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
         match &self.stream {
-            UpstreamStream::Tls { io } if io.inner().get_ref().1.alpn_protocol() == Some(b"h2") => {
-                connected.negotiated_h2()
-            }
-            _ => connected,
+            UpstreamStream::Tls { io } => io.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
+            UpstreamStream::Plain { .. } => false,
         }
     }
 }

@@ -5,22 +5,22 @@
 //! (WebSocket), which HTTP/2 connections cannot carry.
 
 mod connect;
+mod pool;
 mod reach;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Request;
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::TcpStream;
 
 use crate::call::GeneratedError;
 use crate::config::UpstreamProxy;
-pub use connect::{ConnectError, Connector, FreshConnection, Opened, Roots};
+pub use connect::{ConnectError, Connector, Opened, Roots};
+use pool::Pool;
+pub use pool::{Answer, Received};
 pub use reach::{Forbidden, Reach};
 
 /// How upstream connections are made; see `docs/configuration.md`, `upstream`.
@@ -57,8 +57,8 @@ impl Default for UpstreamSettings {
 pub struct Upstream<B> {
     settings: UpstreamSettings,
     connectors: [Connector; 2],
-    any: Client<Connector, B>,
-    http1: Client<Connector, B>,
+    any: Pool<B>,
+    http1: Pool<B>,
 }
 
 /// Why no answer came.
@@ -93,24 +93,7 @@ where
     }
 
     fn pooled(settings: UpstreamSettings, connectors: [Connector; 2]) -> Self {
-        let [any, http1] = connectors.each_ref().map(|connector| {
-            let mut builder = Client::builder(TokioExecutor::new());
-            builder
-                .pool_idle_timeout(settings.pool_idle_timeout)
-                .pool_timer(TokioTimer::new())
-                .timer(TokioTimer::new())
-                .http1_preserve_header_case(true)
-                // hyper asks for at least 8 KiB.
-                .http1_max_buf_size(settings.header_bytes.max(8192))
-                // Windows large enough that one slow reader of a shared HTTP/2 connection does not hold up the others.
-                .http2_initial_stream_window_size(1 << 20)
-                .http2_initial_connection_window_size(16 << 20)
-                .http2_max_header_list_size(u32::try_from(settings.header_bytes).unwrap_or(u32::MAX))
-                .http2_keep_alive_interval(Duration::from_secs(20))
-                .http2_keep_alive_timeout(Duration::from_secs(20))
-                .set_host(true);
-            builder.build(connector.clone())
-        });
+        let [any, http1] = connectors.each_ref().map(|connector| Pool::new(connector.clone(), &settings));
         Self { settings, connectors, any, http1 }
     }
 
@@ -132,21 +115,27 @@ where
     ///
     /// # Errors
     /// See [`UpstreamError`]; a request is only ever sent again when its connection had closed before taking any of it.
-    pub async fn send(&self, request: Request<B>, upgrade: bool) -> Result<Response<Incoming>, UpstreamError> {
-        let client = if upgrade { &self.http1 } else { &self.any };
-        client.request(request).await.map_err(|error| UpstreamError::from_client(&error))
+    pub async fn send(&self, request: Request<B>, upgrade: bool) -> Result<Answer<B>, UpstreamError> {
+        let pool = if upgrade { &self.http1 } else { &self.any };
+        pool.send(request).await
     }
 }
 
 impl UpstreamError {
-    fn from_client(error: &hyper_util::client::legacy::Error) -> Self {
-        if let Some(connect) = find_source::<ConnectError>(error) {
-            return Self { kind: connect.kind, detail: connect.detail.clone() };
-        }
-        if error.is_connect() {
-            return Self { kind: GeneratedError::Connect, detail: chain(error) };
-        }
+    /// The connection broke off before the answer's head.
+    fn broken(error: &hyper::Error) -> Self {
         Self { kind: GeneratedError::Reset, detail: chain(error) }
+    }
+
+    /// The request itself cannot be sent.
+    fn unfit(detail: &str) -> Self {
+        Self { kind: GeneratedError::BadRequest, detail: detail.to_owned() }
+    }
+}
+
+impl From<ConnectError> for UpstreamError {
+    fn from(error: ConnectError) -> Self {
+        Self { kind: error.kind, detail: error.detail }
     }
 }
 

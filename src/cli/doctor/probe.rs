@@ -122,7 +122,7 @@ async fn ask(
             detail: format!("no answer within {} s", timeout.as_secs_f64()),
         }),
         Ok(Err(error)) => Err(error),
-        Ok(Ok(response)) => {
+        Ok(Ok((response, _))) => {
             let (head, mut body) = response.into_parts();
             let mut bytes = Vec::new();
             let reading = async {

@@ -175,7 +175,7 @@ impl Meter {
     }
 
     /// Finishing this call may do what is done once: decode the prices of a provider (up to 15 ms) or load the estimates'
-    /// vocabulary (some 0.2 s). Such a call is better finished where blocking is allowed.
+    /// vocabulary (some 10 ms). Such a call is better finished where blocking is allowed.
     pub fn may_block(&self, facts: &CallFacts) -> bool {
         // Without a model nothing is looked up.
         let named = facts.request.model.is_some() || facts.request.url_model.is_some() || facts.reply.model.is_some();

@@ -1,4 +1,4 @@
-//! What it takes to price one call: look the model up (remembered), calculate, round.
+//! What it takes to price one call: look the model up (remembered), find the rates in force, add up.
 //!
 //! `cargo bench --bench price`. The first call of a provider, which decodes what the book has of it, is not measured here.
 
@@ -24,6 +24,7 @@ fn price(c: &mut Criterion) {
         ("claude-sonnet-4-5, cache writes", "anthropic", "claude-sonnet-4-5-20250929", &written, None),
         ("gemini-2.5-pro, long prompt", "google", "gemini-2.5-pro", &long, None),
         ("deepseek-chat", "deepseek", "deepseek-chat", &tokens, None),
+        ("mistral-small, which the crate prices", "mistral", "mistral-small-latest", &tokens, None),
         ("a name that nobody lists", "openai", "made-up", &tokens, None),
     ];
     for (name, provider, model, usage, tier) in calls {

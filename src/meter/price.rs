@@ -2,32 +2,35 @@
 //!
 //! Order of truth: the cost that the provider stated, else a rate from config ([`PriceOverride`]), else the price book
 //! (the one of genai-prices that is built in, or a newer book file in its format). Prices are those in force when the call
-//! was made. Book prices are computed in `f64` and become [`Money`] at once; config rates are integers throughout. Zero is a
-//! price (the book lists free models); what has no price is said to have none.
+//! was made. All rates are integers; a cost is rounded once, to femto-dollars. Zero is a price (the book lists free models);
+//! what has no price is said to have none.
 //!
 //! Bounds: of the book, what is used is decoded (see [`book`]). Name look-ups are remembered for at most [`MAX_LOOKUPS`]
-//! (provider, model) pairs with the models that they found; a priced call then costs one calculation.
+//! (provider, model) pairs with the models that they found; pricing a call then allocates nothing.
 
 mod book;
 mod bundled;
 mod rates;
+mod tariff;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use genai_prices::{Calculator, ErrorKind, PriceRequest, Usage as Counts, UsageKey};
+use genai_prices::{Calculator, ErrorKind, PriceRequest};
 
 use super::PriceOverride;
 use super::model::aliases;
 use crate::call::{Money, UnpricedReason, Usage, UsagePart};
-use book::{Absent, Book, Card, Place};
+use book::{Absent, Book, Card, Place, Shelf};
+use tariff::{Contradicting, Counts, Rates, Terms, Unit};
 
 pub use rates::{ListedFamily, Offer, RateCard, RateKind, Tier, family};
 
 /// Remembered look-ups. A process uses tens of models; the cap is for names that a client makes up. When it is reached
 /// everything is forgotten and looked up again (some 10 µs each): simpler than an order of use, and as good here.
 pub const MAX_LOOKUPS: usize = 1024;
+const FIRST: usize = 8;
 
 /// Rates by provider, model and date, with the user's own on top.
 #[derive(Debug)]
@@ -36,8 +39,8 @@ pub struct PriceBook {
     overrides: Vec<PriceOverride>,
     timestamp: Option<SystemTime>,
     lookups: Mutex<Lookups>,
-    /// All of the book, for those who list it: made when asked for, then kept.
-    whole: OnceLock<Option<Calculator>>,
+    /// All models of the book, for those who list them: read when asked for, then kept.
+    shelves: OnceLock<Vec<Shelf>>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,36 +52,15 @@ enum Source {
 /// By provider id, then by model name. Two maps, so that a hit needs no allocation.
 #[derive(Debug, Default)]
 struct Lookups {
+    /// The first [`FIRST`] that found something: most calls are theirs, and to compare a few names costs less than to hash two.
+    first: Vec<(Box<str>, Box<str>, Arc<Card>)>,
     by_provider: HashMap<Box<str>, HashMap<Box<str>, Lookup>>,
     /// What they found; many names may mean one model.
-    listed: HashMap<Place, Arc<Listed>>,
+    cards: HashMap<Place, Arc<Card>>,
     count: usize,
 }
 
-type Lookup = Result<Arc<Listed>, UnpricedReason>;
-
-/// A model that the book knows.
-#[derive(Debug)]
-struct Listed {
-    card: Card,
-    /// Its id in the book.
-    id: Arc<str>,
-    rates: Rates,
-}
-
-/// For which units the book has a rate. (The crate does not show rates, so each unit is tried once.)
-#[derive(Clone, Copy, Debug, Default)]
-struct Rates {
-    input_tokens: bool,
-    output_tokens: bool,
-    web_searches: bool,
-    file_searches: bool,
-    search_units: bool,
-    audio_seconds: bool,
-    characters: bool,
-    pages: bool,
-    per_request: bool,
-}
+type Lookup = Result<Arc<Card>, UnpricedReason>;
 
 /// A book file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +148,7 @@ impl PriceBook {
     }
 
     fn new(source: Source, overrides: Vec<PriceOverride>, timestamp: Option<SystemTime>) -> Self {
-        Self { source, overrides, timestamp, lookups: Mutex::default(), whole: OnceLock::new() }
+        Self { source, overrides, timestamp, lookups: Mutex::default(), shelves: OnceLock::new() }
     }
 
     /// Date of the book, if known.
@@ -177,7 +159,7 @@ impl PriceBook {
     /// Id of the first of `models` that the book lists for this provider.
     pub fn listed(&self, provider: &str, price_as: Option<&str>, models: &[&str]) -> Option<Arc<str>> {
         let price_as = book_id(provider, price_as)?;
-        models.iter().find_map(|model| self.lookup(price_as, model).ok()).map(|listed| listed.id.clone())
+        models.iter().find_map(|model| self.lookup(price_as, model).ok()).map(|card| card.id.clone())
     }
 
     /// Prices one call.
@@ -231,7 +213,7 @@ impl PriceBook {
         let mut reason = UnpricedReason::NoModel;
         for model in models {
             match self.lookup(price_as, model) {
-                Ok(listed) => return self.price_by_book(input, &listed, usage),
+                Ok(card) => return price_by_book(input, &card, usage),
                 Err(why) => reason = why,
             }
         }
@@ -250,46 +232,6 @@ impl PriceBook {
         })
     }
 
-    fn price_by_book(&self, input: &PriceInput<'_>, listed: &Listed, usage: &Usage) -> Priced {
-        let missing = listed.rates.missing(usage);
-        if missing == Missing::All {
-            return Priced { model_id: Some(listed.id.clone()), ..Priced::unpriced(UnpricedReason::NoRate) };
-        }
-        let (tier, batch) = context(input.service_tier, input.batch);
-        let mut counts = counts(usage);
-        let mut partial = missing == Missing::Some;
-        let cost = loop {
-            let mut request =
-                PriceRequest::new(MODEL, &counts).with_provider_id(&listed.card.provider).with_timestamp(input.time);
-            if let Some(tier) = tier {
-                request = request.with_price_context("service_tier", tier);
-            }
-            if batch {
-                request = request.with_price_context("processing", "batch");
-            }
-            match listed.card.calculator.calculate(&request) {
-                Ok(calculation) => break Money::from_f64(calculation.total_price),
-                // Counts that contradict each other beyond what `counts` settles: price the totals alone.
-                Err(error) if error.kind() == ErrorKind::InvalidUsage && !partial => {
-                    partial = true;
-                    counts = totals(usage);
-                }
-                Err(_) => break None,
-            }
-        };
-        let unpriced_tokens = if missing == Missing::Some { listed.rates.missing_tokens(usage) } else { 0 };
-        match cost {
-            Some(cost) => Priced {
-                model_id: Some(listed.id.clone()),
-                cost: Some(cost),
-                partial,
-                unpriced_tokens,
-                ..Priced::default()
-            },
-            None => Priced { model_id: Some(listed.id.clone()), ..Priced::unpriced(UnpricedReason::NoRate) },
-        }
-    }
-
     fn book(&self) -> &Book {
         match &self.source {
             Source::Bundled => Book::bundled(),
@@ -301,7 +243,9 @@ impl PriceBook {
     /// together).
     pub fn may_load(&self, provider: &str, price_as: Option<&str>) -> bool {
         let Some(price_as) = book_id(provider, price_as) else { return false };
-        !self.lookups().by_provider.contains_key(price_as)
+        let lookups = self.lookups();
+        let known = lookups.first.iter().any(|(provider, _, _)| **provider == *price_as);
+        !known && !lookups.by_provider.contains_key(price_as)
     }
 
     fn lookups(&self) -> MutexGuard<'_, Lookups> {
@@ -309,8 +253,8 @@ impl PriceBook {
     }
 
     fn lookup(&self, price_as: &str, model: &str) -> Lookup {
-        if let Some(found) = self.lookups().by_provider.get(price_as).and_then(|models| models.get(model)) {
-            return found.clone();
+        if let Some(found) = self.lookups().get(price_as, model) {
+            return found;
         }
         let found = self.search(price_as, model);
         let mut lookups = self.lookups();
@@ -318,6 +262,11 @@ impl PriceBook {
             *lookups = Lookups::default();
         }
         lookups.count += 1;
+        if let Ok(card) = &found
+            && lookups.first.len() < FIRST
+        {
+            lookups.first.push((price_as.into(), model.into(), Arc::clone(card)));
+        }
         lookups.by_provider.entry(price_as.into()).or_default().insert(model.into(), found.clone());
         found
     }
@@ -334,7 +283,7 @@ impl PriceBook {
         }
         for (provider, name) in tries {
             match self.book().find(&provider, &name) {
-                Ok(place) => return self.listed_at(place).ok_or(UnpricedReason::UnknownModel),
+                Ok(place) => return self.card_at(place).ok_or(UnpricedReason::UnknownModel),
                 Err(Absent::Provider) => reason = UnpricedReason::UnknownProvider,
                 Err(Absent::Model) => {}
             }
@@ -342,25 +291,31 @@ impl PriceBook {
         Err(reason)
     }
 
-    fn listed_at(&self, place: Place) -> Option<Arc<Listed>> {
-        if let Some(known) = self.lookups().listed.get(&place) {
+    fn card_at(&self, place: Place) -> Option<Arc<Card>> {
+        if let Some(known) = self.lookups().cards.get(&place) {
             return Some(Arc::clone(known));
         }
-        let card = self.book().card(place)?;
-        let rates = Rates::of(&card.calculator, &card.provider, MODEL);
-        let listed = Arc::new(Listed { id: Arc::from(&*card.id), card, rates });
-        self.lookups().listed.insert(place, Arc::clone(&listed));
-        Some(listed)
+        let card = Arc::new(self.book().card(place)?);
+        self.lookups().cards.insert(place, Arc::clone(&card));
+        Some(card)
     }
 
-    /// All of the book. Decoding takes some 60 ms and 15 MB.
-    fn whole(&self) -> Option<&Calculator> {
-        self.whole.get_or_init(|| self.book().whole()).as_ref()
+    fn shelves(&self) -> &[Shelf] {
+        self.shelves.get_or_init(|| self.book().shelves())
     }
 }
 
-/// Any name will do with a card.
-const MODEL: &str = "-";
+// === impl Lookups ===
+
+impl Lookups {
+    fn get(&self, price_as: &str, model: &str) -> Option<Lookup> {
+        let mut first = self.first.iter();
+        if let Some((_, _, card)) = first.find(|(provider, name, _)| **name == *model && **provider == *price_as) {
+            return Some(Ok(Arc::clone(card)));
+        }
+        self.by_provider.get(price_as)?.get(model).cloned()
+    }
+}
 
 /// Catalogue id of the Hugging Face router. The book has no such provider, but one for each that it routes to.
 const HUGGING_FACE: &str = "huggingface";
@@ -369,7 +324,63 @@ fn book_id<'a>(provider: &'a str, price_as: Option<&'a str>) -> Option<&'a str> 
     price_as.or_else(|| (provider == HUGGING_FACE).then_some(HUGGING_FACE))
 }
 
-// === impl Rates ===
+// === By the book ===
+
+fn price_by_book(input: &PriceInput<'_>, card: &Card, usage: &Usage) -> Priced {
+    let (service_tier, batch) = context(input.service_tier, input.batch);
+    let terms = Terms { time: input.time, service_tier, batch };
+    let rates = card.tariff.rates(&terms, usage.input_tokens.unwrap_or(0));
+    let missing = rates.missing(usage);
+    if missing == Missing::All {
+        return Priced { model_id: Some(card.id.clone()), ..Priced::unpriced(UnpricedReason::NoRate) };
+    }
+    let mut partial = missing == Missing::Some;
+    let cost = match cost(card, &rates, &terms, &counts(usage)) {
+        Ok(cost) => cost,
+        // Counts that contradict each other beyond what `counts` settles: price the totals alone.
+        Err(Contradicting) => {
+            partial = true;
+            cost(card, &rates, &terms, &totals(usage)).unwrap_or(None)
+        }
+    };
+    let unpriced_tokens = if missing == Missing::Some { rates.missing_tokens(usage) } else { 0 };
+    match cost {
+        Some(cost) => {
+            Priced { model_id: Some(card.id.clone()), cost: Some(cost), partial, unpriced_tokens, ..Priced::default() }
+        }
+        None => Priced { model_id: Some(card.id.clone()), ..Priced::unpriced(UnpricedReason::NoRate) },
+    }
+}
+
+/// By the table, or by the crate where the table is incomplete.
+fn cost(card: &Card, rates: &Rates, terms: &Terms, counts: &Counts) -> Result<Option<Money>, Contradicting> {
+    match &card.calculator {
+        None => rates.cost(counts),
+        Some(calculator) => cost_by_crate(calculator, &card.provider, terms, counts),
+    }
+}
+
+fn cost_by_crate(
+    calculator: &Calculator,
+    provider: &str,
+    terms: &Terms,
+    counts: &Counts,
+) -> Result<Option<Money>, Contradicting> {
+    let counts = counts.to_crate();
+    // Any name will do with the calculator of one model.
+    let mut request = PriceRequest::new("-", &counts).with_provider_id(provider).with_timestamp(terms.time);
+    if let Some(tier) = terms.service_tier {
+        request = request.with_price_context("service_tier", tier);
+    }
+    if terms.batch {
+        request = request.with_price_context("processing", "batch");
+    }
+    match calculator.calculate(&request) {
+        Ok(calculation) => Ok(Money::from_f64(calculation.total_price)),
+        Err(error) if error.kind() == ErrorKind::InvalidUsage => Err(Contradicting),
+        Err(_) => Ok(None),
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Missing {
@@ -379,55 +390,28 @@ enum Missing {
 }
 
 impl Rates {
-    fn of(calculator: &Calculator, provider: &str, name: &str) -> Self {
-        let calculate = |key: Option<UsageKey>| {
-            let counts: Counts = key.into_iter().map(|key| (key, 1.0)).collect();
-            calculator.calculate(&PriceRequest::new(name, &counts).with_provider_id(provider))
-        };
-        let fee = calculate(None).map_or(0.0, |calculation| calculation.total_price);
-        // A part without its total is refused, but only when the total has a rate.
-        let refused = |key| matches!(calculate(Some(key)), Err(error) if error.kind() == ErrorKind::InvalidUsage);
-        let charged = |key| calculate(Some(key)).is_ok_and(|calculation| calculation.total_price > fee);
-        Self {
-            input_tokens: refused(UsageKey::INPUT_TEXT_TOKENS),
-            output_tokens: refused(UsageKey::OUTPUT_TEXT_TOKENS),
-            web_searches: charged(UsageKey::WEB_SEARCHES),
-            file_searches: charged(UsageKey::STORAGE_SEARCHES),
-            search_units: charged(UsageKey::RERANK_SEARCHES),
-            audio_seconds: refused(UsageKey::INPUT_AUDIO_SECONDS) || charged(UsageKey::AUDIO_SECONDS),
-            characters: charged(UsageKey::INPUT_CHARACTERS),
-            pages: charged(UsageKey::INPUT_DOCUMENT_PAGES),
-            per_request: fee > 0.0,
-        }
-    }
-
     /// Which of the counts in `usage` have no rate.
     ///
     /// One answer may count the same input twice, in tokens and in seconds, characters, pages or searches; it is billed
     /// in the unit that has a rate. A model without any rate is how the book lists a free one.
-    fn missing(self, usage: &Usage) -> Missing {
-        let any = |count: Option<u64>| count.is_some_and(|count| count > 0);
-        let by_unit = [
-            (any(usage.search_units), self.search_units),
-            (any(usage.input_audio_millis), self.audio_seconds),
-            (any(usage.input_characters), self.characters),
-            (any(usage.pages), self.pages),
-        ];
-        let other_unit_billed = by_unit.iter().any(|&(used, rate)| used && rate);
-        let rated = self.input_tokens || self.output_tokens || self.web_searches || self.file_searches;
-        if !rated && !self.per_request && !by_unit.iter().any(|&(_, rate)| rate) && !self.any_unit() {
+    fn missing(&self, usage: &Usage) -> Missing {
+        if self.is_empty() {
             return Missing::None;
         }
-        let tokens_billed =
-            any(usage.input_tokens) && self.input_tokens || any(usage.output_tokens) && self.output_tokens;
+        let any = |count: Option<u64>| count.is_some_and(|count| count > 0);
+        let (input, output) = (self.has(Unit::Input), self.has(Unit::Output));
+        let by_unit = self.by_unit(usage);
+        let other_unit_billed = by_unit.iter().any(|&(count, rate)| any(count) && rate);
+        let tokens_billed = any(usage.input_tokens) && input || any(usage.output_tokens) && output;
+        let per_request = self.has(Unit::Request);
         let mut missing = false;
-        let mut found = other_unit_billed || tokens_billed || self.per_request;
-        missing |= any(usage.input_tokens) && !self.input_tokens && !other_unit_billed;
-        missing |= any(usage.output_tokens) && !self.output_tokens && !other_unit_billed;
-        missing |= by_unit.iter().any(|&(used, rate)| used && !rate) && !tokens_billed && !other_unit_billed;
+        let mut found = other_unit_billed || tokens_billed || per_request;
+        missing |= any(usage.input_tokens) && !input && !other_unit_billed;
+        missing |= any(usage.output_tokens) && !output && !other_unit_billed;
+        missing |= by_unit.iter().any(|&(count, rate)| any(count) && !rate) && !tokens_billed && !other_unit_billed;
         for (used, rate) in [
-            (any(usage.web_searches), self.web_searches || self.per_request),
-            (any(usage.file_searches), self.file_searches),
+            (any(usage.web_searches), self.has(Unit::WebSearch) || per_request),
+            (any(usage.file_searches), self.has(Unit::FileSearch)),
         ] {
             missing |= used && !rate;
             found |= used && rate;
@@ -440,22 +424,22 @@ impl Rates {
     }
 
     /// Tokens without a rate.
-    fn missing_tokens(self, usage: &Usage) -> u64 {
-        let of = |count: Option<u64>, rate: bool| if rate { 0 } else { count.unwrap_or(0) };
-        let billed_otherwise = [
-            (usage.search_units, self.search_units),
-            (usage.input_audio_millis, self.audio_seconds),
-            (usage.input_characters, self.characters),
-            (usage.pages, self.pages),
-        ];
-        if billed_otherwise.iter().any(|&(count, rate)| rate && count.is_some_and(|count| count > 0)) {
+    fn missing_tokens(&self, usage: &Usage) -> u64 {
+        if self.by_unit(usage).iter().any(|&(count, rate)| rate && count.is_some_and(|count| count > 0)) {
             return 0;
         }
-        of(usage.input_tokens, self.input_tokens).saturating_add(of(usage.output_tokens, self.output_tokens))
+        let of = |count: Option<u64>, unit| if self.has(unit) { 0 } else { count.unwrap_or(0) };
+        of(usage.input_tokens, Unit::Input).saturating_add(of(usage.output_tokens, Unit::Output))
     }
 
-    fn any_unit(self) -> bool {
-        self.search_units || self.audio_seconds || self.characters || self.pages
+    /// Counts of what is not tokens and may be billed instead, and whether it has a rate.
+    fn by_unit(&self, usage: &Usage) -> [(Option<u64>, bool); 4] {
+        [
+            (usage.search_units, self.has(Unit::Rerank)),
+            (usage.input_audio_millis, self.has(Unit::Audio)),
+            (usage.input_characters, self.has(Unit::Characters)),
+            (usage.pages, self.has(Unit::Pages)),
+        ]
     }
 }
 
@@ -483,11 +467,6 @@ fn counts(usage: &Usage) -> Counts {
     let input = usage.input_tokens.unwrap_or(0);
     let output = usage.output_tokens.unwrap_or(0);
     let mut counts = totals(usage);
-    let mut set = |key: UsageKey, count: u64| {
-        if count > 0 {
-            counts.insert(key, count as f64);
-        }
-    };
 
     // Parts of the input by modality, then what of each was read from a cache: the provider's word, then as little
     // overlap as the numbers allow.
@@ -500,20 +479,20 @@ fn counts(usage: &Usage) -> Counts {
     let overflow = (read - audio_read + write).saturating_sub(text);
     let image_read = overflow.min(image).min(read - audio_read);
     audio_read += (overflow - image_read).min(audio - audio_read).min(read - audio_read - image_read);
-    set(UsageKey::CACHE_READ_TOKENS, read);
-    set(UsageKey::CACHE_WRITE_TOKENS, write);
-    set(UsageKey::CACHE_WRITE_1H_TOKENS, usage.cache_write_1h_tokens.unwrap_or(0).min(write));
-    set(UsageKey::INPUT_AUDIO_TOKENS, audio);
-    set(UsageKey::INPUT_IMAGE_TOKENS, image);
     let output_audio = usage.output_audio_tokens.unwrap_or(0).min(output);
-    set(UsageKey::OUTPUT_AUDIO_TOKENS, output_audio);
-    set(UsageKey::OUTPUT_IMAGE_TOKENS, usage.output_image_tokens.unwrap_or(0).min(output - output_audio));
-    set(UsageKey::OUTPUT_REASONING_TOKENS, usage.reasoning_tokens.unwrap_or(0).min(output));
-    if read > 0 && audio > 0 {
-        counts.insert(UsageKey::CACHE_AUDIO_READ_TOKENS, audio_read as f64);
-    }
-    if read > 0 && image > 0 {
-        counts.insert(UsageKey::CACHE_IMAGE_READ_TOKENS, image_read as f64);
+    for (unit, count) in [
+        (Unit::CacheRead, read),
+        (Unit::CacheWrite, write),
+        (Unit::CacheWrite1h, usage.cache_write_1h_tokens.unwrap_or(0).min(write)),
+        (Unit::InputAudio, audio),
+        (Unit::InputImage, image),
+        (Unit::CacheAudioRead, audio_read),
+        (Unit::CacheImageRead, image_read),
+        (Unit::OutputAudio, output_audio),
+        (Unit::OutputImage, usage.output_image_tokens.unwrap_or(0).min(output - output_audio)),
+        (Unit::Reasoning, usage.reasoning_tokens.unwrap_or(0).min(output)),
+    ] {
+        counts.set(unit, count);
     }
     counts
 }
@@ -525,22 +504,19 @@ fn tokens(usage: &Usage) -> u64 {
 
 /// The counts that have no parts.
 fn totals(usage: &Usage) -> Counts {
-    let mut counts = Counts::new();
-    let mut set = |key: UsageKey, count: Option<u64>| {
-        if let Some(count) = count {
-            counts.insert(key, count as f64);
-        }
-    };
-    set(UsageKey::INPUT_TOKENS, Some(usage.input_tokens.unwrap_or(0)));
-    set(UsageKey::OUTPUT_TOKENS, Some(usage.output_tokens.unwrap_or(0)));
-    set(UsageKey::WEB_SEARCHES, usage.web_searches);
-    set(UsageKey::STORAGE_SEARCHES, usage.file_searches);
-    set(UsageKey::RERANK_SEARCHES, usage.search_units);
-    set(UsageKey::INPUT_CHARACTERS, usage.input_characters);
-    set(UsageKey::INPUT_DOCUMENT_PAGES, usage.pages);
-    if let Some(millis) = usage.input_audio_millis {
-        counts.insert(UsageKey::AUDIO_SECONDS, millis as f64 / 1000.0);
-        counts.insert(UsageKey::INPUT_AUDIO_SECONDS, millis as f64 / 1000.0);
+    let mut counts = Counts::default();
+    for (unit, count) in [
+        (Unit::Input, usage.input_tokens),
+        (Unit::Output, usage.output_tokens),
+        (Unit::WebSearch, usage.web_searches),
+        (Unit::FileSearch, usage.file_searches),
+        (Unit::Rerank, usage.search_units),
+        (Unit::Characters, usage.input_characters),
+        (Unit::Pages, usage.pages),
+        (Unit::Audio, usage.input_audio_millis),
+        (Unit::AudioIn, usage.input_audio_millis),
+    ] {
+        counts.set(unit, count.unwrap_or(0));
     }
     counts
 }

@@ -1,9 +1,10 @@
 //! The price book, decoded only as far as it is used.
 //!
 //! In: a book in the JSON format of genai-prices (v2), the one that is built in or a file. Out: where a model is listed
-//! ([`Place`]), and a [`Card`] that prices this model alone; or the whole, for commands that list it. Which name means which
-//! provider and model, and what a call costs, is for the crate `genai-prices` to say: it is given pieces of the book, and
-//! each piece is made so that it answers as the whole would (a test asks both for every model).
+//! ([`Place`]), a [`Card`] that prices this model alone, and a list of all models. Which name means which provider and model,
+//! and whether a file is a book, is for the crate `genai-prices` to say: it is given pieces of the book, and each piece is made
+//! so that it answers as the whole would (a test asks both for every model). What a model costs is read from the book
+//! itself ([`Tariff`]).
 //!
 //! Bounds: the text stays as it is (built in) or compressed (a file: some 80 kB). The finder of a provider is made when one of
 //! its models is first looked for, and kept, one a provider: below 1 MB but for those of OpenAI (1.1 MB, compiled regular
@@ -12,7 +13,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use genai_prices::{Calculator, ErrorKind, PriceRequest, Usage as Counts};
 use serde_json::Value;
@@ -20,6 +21,7 @@ use serde_json::value::RawValue;
 
 use super::PriceBookError;
 use super::bundled::DATE;
+use super::tariff::Tariff;
 
 /// The book that is built in; what it was made from is told in `bundled.rs`, and how in `renew.py`.
 const BUNDLED: &str = include_str!("book.json");
@@ -88,13 +90,27 @@ pub(super) enum Absent {
     Model,
 }
 
-/// One model at one provider. Its calculator prices every request for this provider as this model, whatever the name.
+/// One model at one provider.
 #[derive(Debug)]
 pub(super) struct Card {
     pub(super) provider: Box<str>,
-    pub(super) id: Box<str>,
-    pub(super) calculator: Calculator,
+    pub(super) id: Arc<str>,
+    pub(super) tariff: Tariff,
+    /// Where the tariff is incomplete. It prices every request for this provider as this model, whatever the name.
+    pub(super) calculator: Option<Calculator>,
 }
+
+/// A provider and what the book lists of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Shelf {
+    pub(super) provider: Box<str>,
+    /// Ids of its models, and how many tokens their context takes, if the book says.
+    pub(super) models: Vec<(Box<str>, Option<u64>)>,
+}
+
+/// Groq bills transcriptions for at least ten seconds (console.groq.com/docs/speech-to-text). It is a rule of the crate's, not
+/// of its data.
+const LEAST_AUDIO: (&str, [&str; 2], u64) = ("groq", ["whisper-large-v3", "whisper-large-v3-turbo"], 10_000);
 
 /// Date of the built-in book.
 pub(super) fn bundled_date() -> Option<std::time::SystemTime> {
@@ -234,26 +250,51 @@ impl Book {
 
     /// The card of a model that was found; it is not kept here.
     pub(super) fn card(&self, place: Place) -> Option<Card> {
-        let (provider, owner) = (self.providers.get(place.provider)?, self.providers.get(place.owner)?);
-        let text = owner.models.text()?;
+        let text = self.providers.get(place.owner)?.models.text()?;
         let models = serde_json::from_str::<Vec<&RawValue>>(&text).ok()?;
-        let fields: Fields<'_> = serde_json::from_str(models.get(place.model)?.get()).ok()?;
-        let model = format!(r#"{{"match":{ANY},{}}}"#, written(&fields, &["id", "prices", "price_variants"]));
+        self.card_of(place, &serde_json::from_str(models.get(place.model)?.get()).ok()?)
+    }
+
+    fn card_of(&self, place: Place, fields: &Fields<'_>) -> Option<Card> {
+        let provider = &self.providers.get(place.provider)?.id;
+        let id = string(fields, "id")?;
+        let field = |name: &str| fields.get(name).copied();
+        // Variants are prices of who lists the model; others who serve it have its standard prices.
+        let variants = if place.provider == place.owner { field("price_variants") } else { None };
+        let mut tariff = Tariff::read(field("prices"), variants);
+        let (billing, models, least) = LEAST_AUDIO;
+        if **provider == *billing && models.contains(&&*id) {
+            tariff = tariff.with_least_audio(least);
+        }
+        let calculator = match tariff.is_complete() {
+            true => None,
+            false => Some(self.calculator(place, fields)?),
+        };
+        Some(Card { provider: provider.clone(), id: id.into(), tariff, calculator })
+    }
+
+    /// Knows this model by any name, and nothing else.
+    fn calculator(&self, place: Place, fields: &Fields<'_>) -> Option<Calculator> {
+        let (provider, owner) = (self.providers.get(place.provider)?, self.providers.get(place.owner)?);
+        let model = format!(r#"{{"match":{ANY},{}}}"#, written(fields, &["id", "prices", "price_variants"]));
         let pieces = match place.provider == place.owner {
             true => format!(r#"[{{{},"models":[{model}]}}]"#, provider.head),
             false => format!(r#"[{{{}}},{{{},"models":[{model}]}}]"#, provider.head, owner.head),
         };
-        let calculator = Calculator::from_json(pieces).ok()?;
-        Some(Card { provider: provider.id.clone(), id: string(&fields, "id")?.into(), calculator })
+        Calculator::from_json(pieces).ok()
     }
 
-    /// Everything, decoded anew.
-    pub(super) fn whole(&self) -> Option<Calculator> {
-        let mut pieces = Vec::new();
-        for provider in &self.providers {
-            pieces.push(format!(r#"{{{},"models":{}}}"#, provider.head, provider.models.text()?));
-        }
-        Calculator::from_json(format!("[{}]", pieces.join(","))).ok()
+    /// Every model, in the book's order.
+    pub(super) fn shelves(&self) -> Vec<Shelf> {
+        let shelves = self.providers.iter().map(|provider| {
+            let text = provider.models.text().unwrap_or_default();
+            let models = parse(&text).unwrap_or_default().into_iter().filter_map(|fields| {
+                let context_window = fields.get("context_window").and_then(|tokens| tokens.get().parse().ok());
+                Some((string(&fields, "id")?.into(), context_window))
+            });
+            Shelf { provider: provider.id.clone(), models: models.collect() }
+        });
+        shelves.collect()
     }
 }
 

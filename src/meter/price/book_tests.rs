@@ -1,10 +1,11 @@
-//! Every piece of the book answers as the whole book does.
+//! Every piece of the book answers as the whole book does, and every table of a model's rates as the crate.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use genai_prices::{PriceCalculation, UsageKey};
 
+use super::super::tariff;
 use super::*;
 
 /// When calls are made: today, at night (hours with rates of their own), before most changes of rates.
@@ -72,12 +73,28 @@ fn names(json: &[Value], provider: &Value) -> BTreeSet<String> {
     names
 }
 
-/// Asks the whole and the pieces for every provider and every name, and prices whatever is found. Returns how many were.
-fn compare(text: &str, book: &Book, wanted: impl Fn(&Value) -> bool) -> usize {
+/// What prices the calls of a model whose tariff is incomplete; made here for any.
+fn calculator(book: &Book, place: Place) -> Calculator {
+    let text = book.providers[place.owner].models.text().unwrap();
+    let models: Vec<&RawValue> = serde_json::from_str(&text).unwrap();
+    book.calculator(place, &serde_json::from_str(models[place.model].get()).unwrap()).unwrap()
+}
+
+/// How many models were found, how many of them can cost something by their table, and how many only the crate prices.
+#[derive(Debug, Default)]
+struct Compared {
+    found: usize,
+    by_table: usize,
+    by_crate: usize,
+}
+
+/// Asks the whole and the pieces for every provider and every name, and prices whatever is found.
+fn compare(text: &str, book: &Book, wanted: impl Fn(&Value) -> bool) -> Compared {
     let whole = Calculator::from_json(text).unwrap();
     let json: Vec<Value> = serde_json::from_str(text).unwrap();
     let (none, usages) = (Counts::new(), usages());
     let mut cards = std::collections::HashMap::new();
+    let mut compared = Compared::default();
     for provider in json.iter().filter(|provider| wanted(provider)) {
         let id = provider["id"].as_str().unwrap();
         for name in names(&json, provider) {
@@ -88,8 +105,19 @@ fn compare(text: &str, book: &Book, wanted: impl Fn(&Value) -> bool) -> usize {
                 (found, _) => panic!("{id} {name:?}: {found:?}, expected {expected:?}"),
             };
             let known = cards.contains_key(&place);
-            let card = cards.entry(place).or_insert_with(|| book.card(place).unwrap());
+            let (card, calculator) =
+                cards.entry(place).or_insert_with(|| (book.card(place).unwrap(), calculator(book, place)));
             let calls = usages.iter().flat_map(|usage| CONTEXTS.map(|context| (usage, context)));
+            if !known {
+                compared.found += 1;
+                if card.calculator.is_some() {
+                    compared.by_crate += 1;
+                } else {
+                    let [charged, _] =
+                        tariff::tests::compare(&card.tariff, &card.provider, calculator, place.model as u64);
+                    compared.by_table += usize::from(charged > 0);
+                }
+            }
             // Every name's model; of every model every kind of call.
             for ((usage, context), time) in
                 calls.flat_map(|call| TIMES.map(|time| (call, time))).take(if known { 1 } else { 99 })
@@ -100,7 +128,7 @@ fn compare(text: &str, book: &Book, wanted: impl Fn(&Value) -> bool) -> usize {
                     context.into_iter().fold(request, |request, (key, value)| request.with_price_context(key, value))
                 };
                 let expected = told(whole.calculate(&request(&name, id)));
-                let found = told(card.calculator.calculate(&request("-", &card.provider)));
+                let found = told(calculator.calculate(&request("-", &card.provider)));
                 assert_eq!(found, expected, "{id} {name:?} {usage:?} {context:?} {time}");
                 if let Ok((provider, model, _)) = found {
                     assert_eq!((&*card.provider, &*card.id), (&*provider, &*model));
@@ -108,27 +136,29 @@ fn compare(text: &str, book: &Book, wanted: impl Fn(&Value) -> bool) -> usize {
             }
         }
     }
-    cards.len()
+    compared
 }
 
 /// In three parts, which run side by side.
 #[test]
 fn every_model_of_openrouter_costs_the_same_by_its_card() {
-    assert!(compare(BUNDLED, Book::bundled(), |provider| provider["id"] == "openrouter") > 800);
+    let compared = compare(BUNDLED, Book::bundled(), |provider| provider["id"] == "openrouter");
+    assert!(compared.found > 800 && compared.by_table > 700 && compared.by_crate < 10, "{compared:?}");
 }
 
 #[test]
 fn every_model_of_every_other_provider_costs_the_same_by_its_card() {
     let falls_back = |provider: &Value| provider.get("fallback_model_providers").is_some();
-    let count = compare(BUNDLED, Book::bundled(), |provider| provider["id"] != "openrouter" && !falls_back(provider));
-    assert!(count > 1_200, "{count}");
+    let wanted = |provider: &Value| provider["id"] != "openrouter" && !falls_back(provider);
+    let compared = compare(BUNDLED, Book::bundled(), wanted);
+    assert!(compared.found > 1_200 && compared.by_table > 1_000 && compared.by_crate < 10, "{compared:?}");
 }
 
 #[test]
 fn every_model_of_a_fallback_costs_the_same_by_its_card() {
     let falls_back = |provider: &Value| provider.get("fallback_model_providers").is_some();
-    let count = compare(BUNDLED, Book::bundled(), falls_back);
-    assert!(count > 200, "{count}");
+    let compared = compare(BUNDLED, Book::bundled(), falls_back);
+    assert!(compared.found > 200 && compared.by_table > 200 && compared.by_crate < 10, "{compared:?}");
 }
 
 #[test]
@@ -190,7 +220,8 @@ const ODD: &str = r#"[
 #[test]
 fn a_file_in_any_order_and_spelling_is_the_same_in_pieces() {
     let book = Book::from_json(ODD.as_bytes()).unwrap();
-    assert!(compare(ODD, &book, |_| true) >= 8);
+    let compared = compare(ODD, &book, |_| true);
+    assert!(compared.found >= 8 && compared.by_crate >= 1, "{compared:?}");
     let whole = Calculator::from_json(ODD).unwrap();
     let none = Counts::new();
     for provider in ["one", "1ST", "first", "second", "litellm", "third"] {
@@ -202,21 +233,19 @@ fn a_file_in_any_order_and_spelling_is_the_same_in_pieces() {
             assert_eq!(found.ok(), expected.ok().map(|(provider, model, _)| (provider, model)), "{provider} {name}");
         }
     }
-    // In pieces as a file and built in, and whole again.
-    let again = book.whole().unwrap();
-    let ids = |calculator: &Calculator| -> Vec<_> {
-        let models = calculator.providers().flat_map(|provider| {
-            provider
-                .models()
-                .map(move |model| (provider.id().to_owned(), model.id().to_owned(), model.context_window()))
+    // In pieces as a file and built in: the same list.
+    let shelves = |calculator: &Calculator| -> Vec<Shelf> {
+        let shelves = calculator.providers().map(|provider| {
+            let models = provider.models().map(|model| (model.id().into(), model.context_window()));
+            Shelf { provider: provider.id().into(), models: models.collect() }
         });
-        models.collect()
+        shelves.collect()
     };
-    assert_eq!(ids(&again), ids(&whole));
+    assert_eq!(book.shelves(), shelves(&whole));
     let bundled = Book::from_json(BUNDLED.as_bytes()).unwrap();
-    let whole = Calculator::from_json(BUNDLED).unwrap();
-    assert_eq!(ids(&bundled.whole().unwrap()), ids(&whole));
-    assert_eq!(ids(&Book::bundled().whole().unwrap()), ids(&whole));
+    let whole = shelves(&Calculator::from_json(BUNDLED).unwrap());
+    assert_eq!(bundled.shelves(), whole);
+    assert_eq!(Book::bundled().shelves(), whole);
     let kept = bundled.providers.iter().map(|provider| match &provider.models {
         Models::Packed(packed, _) => packed.len() + provider.head.len(),
         Models::BuiltIn(_) => usize::MAX / 64,

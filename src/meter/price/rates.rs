@@ -1,25 +1,15 @@
 //! What a model costs at each provider that serves it, for people to compare.
 //!
-//! In: a model's name. Out: [`Offer`]s with their rates by service tier and length of prompt, at one moment. The book
-//! does not show its rates; each is found by pricing a made-up call, as calls are priced, so that what is shown is what
-//! would be charged. A name that only looks like the model's is no offer: names are compared as [`family`] has them.
+//! In: a model's name. Out: [`Offer`]s with their rates by service tier and length of prompt, at one moment. They are read from
+//! the tables that calls are priced by, so that what is shown is what would be charged. A name that only looks like the
+//! model's is no offer: names are compared as [`family`] has them.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use genai_prices::{Calculator, PriceRequest, Usage as Counts, UsageKey};
-
-use super::{PriceBook, Rates, pattern_fits};
+use super::tariff::{NANOS_A_DAY, Rates, Tariff, Terms, Unit};
+use super::{PriceBook, pattern_fits};
 use crate::call::label_enum;
 use crate::meter::PriceOverride;
-
-/// Longest prompt that is looked at for a change of rates.
-const LONGEST_PROMPT: u64 = 4_000_000;
-/// Prompts this short are in the first tier of every model in the book (October 2026: the first one ends at 32,000).
-const SHORT_PROMPT: u64 = 1_000;
-/// Rates that differ by less are the same: the crate computes in `f64`.
-const SAME: f64 = 1e-9;
-/// How finely the day is looked at for rates that depend on the hour.
-const STEP: Duration = Duration::from_secs(15 * 60);
 
 label_enum! {
     /// What is billed.
@@ -194,25 +184,22 @@ impl PriceBook {
     /// everything. Empty when nobody serves a model of this name.
     pub fn offers(&self, model: &str, at: SystemTime) -> Vec<Offer> {
         let wanted = family(model);
-        let Some(calculator) = self.whole() else { return Vec::new() };
-        let offer = |provider: &str, name: &str, window| offer(calculator, provider, name, window, at);
-        let mut offers = Vec::new();
-        for provider in calculator.providers() {
-            let mut own = 0;
-            for listed in provider.models().filter(|listed| family(listed.id()) == wanted) {
+        let offer = |provider: &str, name: &str, window| self.offer(provider, name, window, at);
+        let mut offers: Vec<Offer> = Vec::new();
+        for shelf in self.shelves() {
+            let provider = &*shelf.provider;
+            let before = offers.len();
+            for (id, context_window) in shelf.models.iter().filter(|(id, _)| family(id) == wanted) {
                 // The book may find another model by this id first: only what it would charge counts.
-                if let Some(offer) = offer(provider.id(), listed.id(), listed.context_window())
-                    && !offers
-                        .iter()
-                        .any(|known: &Offer| known.provider == offer.provider && known.model == offer.model)
+                if let Some(offer) = offer(provider, id, *context_window)
+                    && !offers[before..].iter().any(|known| known.model == offer.model)
                 {
                     offers.push(offer);
-                    own += 1;
                 }
             }
             // Azure lists few models of its own and serves OpenAI's at their prices.
-            if own == 0
-                && let Some(offer) = offer(provider.id(), model.rsplit('/').next().unwrap_or(model), None)
+            if offers.len() == before
+                && let Some(offer) = offer(provider, model.rsplit('/').next().unwrap_or(model), None)
                 && family(&offer.model) == wanted
             {
                 offers.push(offer);
@@ -232,47 +219,114 @@ impl PriceBook {
     /// Every model family of the book, by name.
     pub fn families(&self) -> Vec<ListedFamily> {
         let mut families = std::collections::BTreeMap::<String, Vec<String>>::new();
-        for provider in self.whole().into_iter().flat_map(Calculator::providers) {
-            for model in provider.models() {
-                let providers = families.entry(family(model.id())).or_default();
-                if providers.last().is_none_or(|last| last != provider.id()) {
-                    providers.push(provider.id().to_owned());
+        for shelf in self.shelves() {
+            for (id, _) in &shelf.models {
+                let providers = families.entry(family(id)).or_default();
+                if providers.last().is_none_or(|last| **last != *shelf.provider) {
+                    providers.push(shelf.provider.to_string());
                 }
             }
         }
         families.into_iter().map(|(name, providers)| ListedFamily { name, providers }).collect()
     }
+
+    fn offer(&self, provider: &str, name: &str, context_window: Option<u64>, at: SystemTime) -> Option<Offer> {
+        let card = self.card_at(self.book().find(provider, name).ok()?)?;
+        let mut cards = cards(&card.tariff, Tier::Standard, at);
+        let standard = cards.len();
+        for &tier in &Tier::ALL[1..] {
+            let own = self::cards(&card.tariff, tier, at);
+            let is_standard = |card: &RateCard| {
+                let mut known = cards[..standard].iter();
+                known.any(|known| known.above_input_tokens == card.above_input_tokens && known.rates == card.rates)
+            };
+            if !own.iter().all(is_standard) {
+                cards.extend(own);
+            }
+        }
+        let hours = hours(&card.tariff, at);
+        let (provider, model) = (provider.to_owned(), card.id.to_string());
+        Some(Offer { provider, model, context_window, overridden: false, cards, hours })
+    }
 }
 
-fn offer(
-    calculator: &Calculator,
-    provider: &str,
-    name: &str,
-    context_window: Option<u64>,
-    at: SystemTime,
-) -> Option<Offer> {
-    let probe = Probe { calculator, provider, name, tier: Tier::Standard, at };
-    let model = probe.model()?;
-    let rates = Rates::of(calculator, provider, name);
-    let standard = probe.cards(rates);
-    let mut cards = standard.clone();
-    for &tier in &Tier::ALL[1..] {
-        let own = Probe { tier, ..probe }.cards(rates);
-        let differs = |card: &RateCard| {
-            !standard
-                .iter()
-                .any(|known| known.above_input_tokens == card.above_input_tokens && same(&known.rates, &card.rates))
-        };
-        if own.iter().any(differs) {
-            cards.extend(own);
+/// A card for each length of prompt with rates of its own, the shortest first.
+fn cards(tariff: &Tariff, tier: Tier, at: SystemTime) -> Vec<RateCard> {
+    let mut cards: Vec<RateCard> = Vec::new();
+    for above_input_tokens in tariff.lengths() {
+        let rates = shown(&tariff.rates(&terms(tier, at), above_input_tokens.saturating_add(1)));
+        if cards.last().is_none_or(|last| last.rates != rates) {
+            cards.push(RateCard { tier, above_input_tokens, rates });
         }
     }
-    let hours = probe.hours(rates);
-    Some(Offer { provider: provider.to_owned(), model, context_window, overridden: false, cards, hours })
+    cards
 }
 
-fn same(left: &[(RateKind, f64)], right: &[(RateKind, f64)]) -> bool {
-    left.len() == right.len() && left.iter().zip(right).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() <= SAME)
+fn terms(tier: Tier, time: SystemTime) -> Terms {
+    match tier {
+        Tier::Standard => Terms { time, service_tier: None, batch: false },
+        Tier::Batch => Terms { time, service_tier: None, batch: true },
+        Tier::Flex | Tier::Priority | Tier::Fast => Terms { time, service_tier: Some(tier.as_str()), batch: false },
+    }
+}
+
+fn shown(rates: &Rates) -> Vec<(RateKind, f64)> {
+    let mut shown = Vec::new();
+    let of = |unit| rates.femto(unit);
+    let mut add = |kind, rate: Option<u64>, whole: Option<u64>| {
+        if let Some(femto) = rate.filter(|_| rate != whole) {
+            // The book has the price of 1,000 calls, people think of one.
+            let per_dollar = if kind == RateKind::Request { 1e18 } else { 1e15 };
+            shown.push((kind, femto as f64 / per_dollar));
+        }
+    };
+    let (input, output) = (of(Unit::Input), of(Unit::Output));
+    let (write, audio) = (of(Unit::CacheWrite), of(Unit::InputAudio));
+    add(RateKind::Input, input, None);
+    add(RateKind::CacheRead, of(Unit::CacheRead), input);
+    add(RateKind::CacheWrite, write, input);
+    add(RateKind::CacheWrite1h, of(Unit::CacheWrite1h), write.or(input));
+    add(RateKind::InputAudio, audio, input);
+    add(RateKind::CacheAudioRead, of(Unit::CacheAudioRead).filter(|_| audio != input), audio);
+    add(RateKind::InputImage, of(Unit::InputImage), input);
+    add(RateKind::Output, output, None);
+    add(RateKind::Reasoning, of(Unit::Reasoning), output);
+    add(RateKind::OutputAudio, of(Unit::OutputAudio), output);
+    add(RateKind::OutputImage, of(Unit::OutputImage), output);
+    add(RateKind::WebSearch, of(Unit::WebSearch), None);
+    add(RateKind::FileSearch, of(Unit::FileSearch), None);
+    add(RateKind::Rerank, of(Unit::Rerank), None);
+    add(RateKind::Pages, of(Unit::Pages), None);
+    add(RateKind::Characters, of(Unit::Characters), None);
+    add(RateKind::AudioHour, of(Unit::AudioIn).or(of(Unit::Audio)), None);
+    add(RateKind::Request, of(Unit::Request), None);
+    shown
+}
+
+/// The spans of the day of `at` that have rates of their own; empty when it has one.
+fn hours(tariff: &Tariff, at: SystemTime) -> Vec<(String, String, RateCard)> {
+    let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let midnight = UNIX_EPOCH + Duration::from_secs(seconds / 86_400 * 86_400);
+    let mut starts = tariff.hours();
+    starts.push(0);
+    starts.sort_unstable();
+    starts.dedup();
+    let mut spans: Vec<(u64, RateCard)> = Vec::new();
+    for start in starts {
+        let rates = shown(&tariff.rates(&terms(Tier::Standard, midnight + Duration::from_nanos(start)), 0));
+        if spans.last().is_none_or(|(_, last)| last.rates != rates) {
+            spans.push((start, RateCard { tier: Tier::Standard, above_input_tokens: 0, rates }));
+        }
+    }
+    if spans.len() < 2 {
+        return Vec::new();
+    }
+    let clock = |nanos: u64| {
+        let minutes = nanos / 60_000_000_000;
+        format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60)
+    };
+    let ends: Vec<u64> = spans.iter().skip(1).map(|(start, _)| *start).chain([NANOS_A_DAY]).collect();
+    spans.into_iter().zip(ends).map(|((start, card), end)| (clock(start), clock(end), card)).collect()
 }
 
 fn of_override(rate: &PriceOverride) -> Offer {
@@ -292,162 +346,6 @@ fn of_override(rate: &PriceOverride) -> Offer {
         cards: vec![RateCard { tier: Tier::Standard, above_input_tokens: 0, rates }],
         hours: Vec::new(),
     }
-}
-
-/// Prices made-up calls of one model.
-#[derive(Clone, Copy)]
-struct Probe<'a> {
-    calculator: &'a Calculator,
-    provider: &'a str,
-    name: &'a str,
-    tier: Tier,
-    at: SystemTime,
-}
-
-impl Probe<'_> {
-    fn model(&self) -> Option<String> {
-        let none = Counts::new();
-        let request = PriceRequest::new(self.name, &none).with_provider_id(self.provider);
-        self.calculator.calculate(&request).ok().map(|calculation| calculation.model_id)
-    }
-
-    /// Dollars of a call with these counts; `None` when they cannot be together.
-    fn price(&self, counts: &[(UsageKey, u64)]) -> Option<f64> {
-        let counts: Counts = counts.iter().map(|(key, count)| (key.clone(), *count as f64)).collect();
-        let request = PriceRequest::new(self.name, &counts).with_provider_id(self.provider).with_timestamp(self.at);
-        let request = match self.tier {
-            Tier::Standard => request,
-            Tier::Batch => request.with_price_context("processing", "batch"),
-            tier => request.with_price_context("service_tier", tier.as_str()),
-        };
-        self.calculator.calculate(&request).ok().map(|calculation| calculation.total_price)
-    }
-
-    /// A card for each length of prompt with rates of its own, the shortest first.
-    fn cards(&self, rates: Rates) -> Vec<RateCard> {
-        let fee = self.price(&[]).unwrap_or(0.0);
-        let mut cards = vec![self.card(rates, fee, 0)];
-        let mut from = SHORT_PROMPT;
-        // Each change of rates by halving; the book has at most two.
-        while cards.len() < 8 && !self.alike(from, LONGEST_PROMPT) {
-            let (mut low, mut high) = (from, LONGEST_PROMPT);
-            while high - low > 1 {
-                let middle = low + (high - low) / 2;
-                if self.alike(from, middle) { low = middle } else { high = middle }
-            }
-            cards.push(self.card(rates, fee, low));
-            from = high;
-        }
-        cards
-    }
-
-    /// A token in and a token out cost the same in prompts of these two lengths.
-    fn alike(&self, left: u64, right: u64) -> bool {
-        let per_token = |input: u64| {
-            let counts = [(UsageKey::INPUT_TOKENS, input), (UsageKey::OUTPUT_TOKENS, input)];
-            self.price(&counts).map(|price| (price - self.price(&[]).unwrap_or(0.0)) / input as f64 * 1e6)
-        };
-        match (per_token(left), per_token(right)) {
-            (Some(left), Some(right)) => (left - right).abs() <= 1e-7,
-            // Without a price for tokens there are no lengths to tell apart.
-            _ => true,
-        }
-    }
-
-    fn card(&self, rates: Rates, fee: f64, above: u64) -> RateCard {
-        use UsageKey as K;
-        let input = (above + 1).max(SHORT_PROMPT);
-        let million = 1_000_000;
-        let mut card = RateCard { tier: self.tier, above_input_tokens: above, rates: Vec::new() };
-        // All of the input is of this kind, or all of a million tokens of output.
-        let of_input = |parts: &[K]| {
-            let mut counts = vec![(K::INPUT_TOKENS, input)];
-            counts.extend(parts.iter().map(|part| (part.clone(), input)));
-            self.price(&counts).map(|price| (price - fee) / input as f64 * 1e6)
-        };
-        let of_output = |parts: &[K]| {
-            let mut counts = vec![(K::INPUT_TOKENS, input), (K::OUTPUT_TOKENS, million)];
-            counts.extend(parts.iter().map(|part| (part.clone(), million)));
-            let alone = self.price(&[(K::INPUT_TOKENS, input)])?;
-            self.price(&counts).map(|price| price - alone)
-        };
-        let mut add = |kind: RateKind, rate: Option<f64>, whole: Option<f64>| {
-            if let Some(rate) = rate.filter(|rate| whole.is_none_or(|whole| (rate - whole).abs() > SAME)) {
-                card.rates.push((kind, tidy(rate)));
-            }
-        };
-        let whole_input = rates.input_tokens.then(|| of_input(&[])).flatten();
-        let whole_output = rates.output_tokens.then(|| of_output(&[])).flatten();
-        if let Some(whole) = whole_input {
-            add(RateKind::Input, Some(whole), None);
-            let write = of_input(&[K::CACHE_WRITE_TOKENS]);
-            let audio = of_input(&[K::INPUT_AUDIO_TOKENS]);
-            add(RateKind::CacheRead, of_input(&[K::CACHE_READ_TOKENS]), Some(whole));
-            add(RateKind::CacheWrite, write, Some(whole));
-            add(
-                RateKind::CacheWrite1h,
-                of_input(&[K::CACHE_WRITE_TOKENS, K::CACHE_WRITE_1H_TOKENS]),
-                write.or(Some(whole)),
-            );
-            add(RateKind::InputAudio, audio, Some(whole));
-            let cached_audio = [K::INPUT_AUDIO_TOKENS, K::CACHE_READ_TOKENS, K::CACHE_AUDIO_READ_TOKENS];
-            if audio.is_some_and(|audio| (audio - whole).abs() > SAME) {
-                add(RateKind::CacheAudioRead, of_input(&cached_audio), audio);
-            }
-            add(RateKind::InputImage, of_input(&[K::INPUT_IMAGE_TOKENS]), Some(whole));
-        }
-        if let Some(whole) = whole_output {
-            add(RateKind::Output, Some(whole), None);
-            add(RateKind::Reasoning, of_output(&[K::OUTPUT_REASONING_TOKENS]), Some(whole));
-            add(RateKind::OutputAudio, of_output(&[K::OUTPUT_AUDIO_TOKENS]), Some(whole));
-            add(RateKind::OutputImage, of_output(&[K::OUTPUT_IMAGE_TOKENS]), Some(whole));
-        }
-        let per =
-            |key: K, count: u64| self.price(&[(key, count)]).map(|price| price - fee).filter(|price| *price > SAME);
-        for (kind, key) in [
-            (RateKind::WebSearch, K::WEB_SEARCHES),
-            (RateKind::FileSearch, K::STORAGE_SEARCHES),
-            (RateKind::Rerank, K::RERANK_SEARCHES),
-            (RateKind::Pages, K::INPUT_DOCUMENT_PAGES),
-        ] {
-            add(kind, per(key, 1_000), None);
-        }
-        add(RateKind::Characters, per(K::INPUT_CHARACTERS, million), None);
-        let hour = [(K::AUDIO_SECONDS, 3_600), (K::INPUT_AUDIO_SECONDS, 3_600)];
-        add(RateKind::AudioHour, self.price(&hour).map(|price| price - fee).filter(|price| *price > SAME), None);
-        add(RateKind::Request, Some(fee).filter(|fee| *fee > 0.0), None);
-        card
-    }
-
-    /// The spans of the day of `at` that have rates of their own; empty when it has one.
-    fn hours(&self, rates: Rates) -> Vec<(String, String, RateCard)> {
-        let day = 86_400 / STEP.as_secs();
-        let midnight =
-            self.at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400 * 86_400);
-        let at = |step: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(midnight + step * STEP.as_secs());
-        let price = |step: u64| {
-            let probe = Probe { at: at(step), ..*self };
-            let counts = [(UsageKey::INPUT_TOKENS, SHORT_PROMPT), (UsageKey::OUTPUT_TOKENS, SHORT_PROMPT)];
-            probe.price(&counts).unwrap_or(0.0)
-        };
-        let clock =
-            |step: u64| format!("{:02}:{:02}", step * STEP.as_secs() / 3_600 % 24, step * STEP.as_secs() / 60 % 60);
-        let mut spans = Vec::new();
-        let mut from = 0;
-        for step in 1..=day {
-            if step == day || (price(step) - price(from)).abs() > 1e-15 {
-                let card = Probe { at: at(from), ..*self }.card(rates, 0.0, 0);
-                spans.push((clock(from), clock(step), card));
-                from = step;
-            }
-        }
-        if spans.len() > 1 { spans } else { Vec::new() }
-    }
-}
-
-/// Without the last digits, which are noise of the arithmetic.
-fn tidy(rate: f64) -> f64 {
-    (rate * 1e9).round() / 1e9
 }
 
 #[cfg(test)]

@@ -6,6 +6,9 @@
 //!    what was seen into one [`call::CallRecord`]; 7. [`export`] and [`admin`] show it.
 //!
 //! [`proxy`] is the spine that joins stages 2 to 5; [`app`] builds every room once and drains them on shutdown.
+
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod app;
 pub mod call;

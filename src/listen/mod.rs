@@ -42,7 +42,7 @@ use crate::call::Way;
 pub(crate) use caller::socket::read_any as read_any_socket;
 pub use caller::{Answer, Callers};
 pub use client_io::{Answering, ClientIo, ClientState, Ends};
-pub use data_thread::DataThread;
+pub use data_thread::{DataThread, give_back_by};
 pub use inherited::Inherited;
 use room::Room;
 

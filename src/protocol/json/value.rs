@@ -31,13 +31,15 @@ pub enum Value {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Members {
     list: Vec<(CompactString, Value)>,
-    /// Bit `length.min(63)` is set for the length of each name: most names that are asked for are not there.
-    lengths: u64,
+    /// A bit for each name, by its length and its ends: most names that are asked for are not there.
+    present: u64,
 }
 
-/// The bit of [`Members::lengths`] that stands for this name.
+/// The bit of [`Members::present`] that stands for this name.
 fn bit(name: &str) -> u64 {
-    1 << name.len().min(63)
+    let end = |byte: Option<&u8>| byte.map_or(0, |byte| usize::from(*byte));
+    let bytes = name.as_bytes();
+    1 << ((bytes.len() + 5 * end(bytes.first()) + 3 * end(bytes.last())) % 64)
 }
 
 // === impl Members ===
@@ -45,7 +47,7 @@ fn bit(name: &str) -> u64 {
 impl Members {
     /// None yet, with room for some.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { list: Vec::with_capacity(capacity), lengths: 0 }
+        Self { list: Vec::with_capacity(capacity), present: 0 }
     }
 
     /// No member.
@@ -55,14 +57,14 @@ impl Members {
 
     /// Adds a member, or gives the one of this name another value.
     pub fn insert(&mut self, name: CompactString, value: Value) {
-        let known = match self.lengths & bit(&name) != 0 && self.list.len() <= REPLACED {
+        let known = match self.present & bit(&name) != 0 && self.list.len() <= REPLACED {
             true => self.list.iter_mut().find(|(known, _)| *known == name),
             false => None,
         };
         match known {
             Some((_, old)) => *old = value,
             None => {
-                self.lengths |= bit(&name);
+                self.present |= bit(&name);
                 self.list.push((name, value));
             }
         }
@@ -70,7 +72,7 @@ impl Members {
 
     /// The value of this name.
     pub fn get(&self, name: &str) -> Option<&Value> {
-        if self.lengths & bit(name) == 0 {
+        if self.present & bit(name) == 0 {
             return None;
         }
         self.list.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value)

@@ -4,14 +4,12 @@
 //! providers, one in 50 failed) and prints the best and the worst time of five, and the processor's time of the best, which
 //! other work on the machine stretches less. `docs/ledger.md` states the numbers.
 
+mod record;
+
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use keytally::call::{
-    CallId, CallRecord, End, Fault, Limits, Money, Operation, Outcome, Protocol, Timing, TraceContext, Usage,
-    UsageSource, Way,
-};
+use keytally::call::{CallRecord, Money, Outcome};
 use keytally::ledger::{Dimension, Query, Reader, Store};
 
 const CALLS: u64 = 1_000_000;
@@ -27,7 +25,9 @@ fn main() {
     let mut store = Store::open(&path).expect("a new ledger");
     let mut id = String::new();
     for batch in 0..CALLS / BATCH {
-        let calls: Vec<_> = (batch * BATCH..(batch + 1) * BATCH).map(|n| call(n, begin)).collect();
+        let calls: Vec<_> = (batch * BATCH..(batch + 1) * BATCH)
+            .map(|n| record::call(n, begin + Duration::from_millis(n * DAYS * 86_400_000 / CALLS)))
+            .collect();
         if batch == CALLS / BATCH / 2 {
             id = calls[0].call_id.to_string();
         }
@@ -89,81 +89,4 @@ fn measure(what: &str, run: impl Fn() -> usize) {
 fn processor_time() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     Duration::from_nanos(text.split_whitespace().next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0))
-}
-
-fn call(n: u64, begin: SystemTime) -> CallRecord {
-    let time = begin + Duration::from_millis(n * DAYS * 86_400_000 / CALLS);
-    let key = n * 7 % 40;
-    let (model, provider) = (n * 13 % 12, n * 13 % 4);
-    let failed = n.is_multiple_of(50);
-    let id = CallId::new(time);
-    CallRecord {
-        time,
-        call_id: id,
-        trace: TraceContext { trace_id: id.0.rotate_left(40), span_id: id.0 as u64 | 1, ..TraceContext::default() },
-        way: Way::BaseUrl,
-        provider: ["openai", "anthropic", "gemini", "openrouter"][provider as usize].into(),
-        operation: Operation::Chat,
-        protocol: Protocol::OpenaiChat,
-        server_address: "api.example.com".into(),
-        server_port: 443,
-        method: "POST".to_owned(),
-        url: None,
-        request_model: Some(format!("model-{model}")),
-        response_model: Some(format!("model-{model}-2026-08-07")),
-        priced_model: Some(format!("model-{model}")),
-        model_label: format!("model-{model}").into(),
-        key: format!("openai:{key:012x}").parse().ok(),
-        key_name: Some(format!("key-{key}").into()),
-        team: Some(format!("team-{}", key % 8).into()),
-        env: Some("prod".into()),
-        client: Some("search-api".into()),
-        caller: None,
-        labels: Arc::new([]),
-        account: None,
-        status: Some(if failed { 401 } else { 200 }),
-        outcome: if failed { Outcome::AuthInvalid } else { Outcome::Ok },
-        fault: if failed { Fault::Key } else { Fault::None },
-        retryable: false,
-        first_fix: failed.then(|| "auth_invalid".into()),
-        error_type: failed.then(|| "invalid_request_error".to_owned()),
-        error_code: failed.then(|| "invalid_api_key".to_owned()),
-        provider_request_id: Some(format!("req_{:032x}", id.0)),
-        response_id: None,
-        conversation_id: None,
-        finish_reasons: Vec::new(),
-        stream: n.is_multiple_of(2),
-        end: End::Complete,
-        usage: Usage {
-            input_tokens: (!failed).then_some(400 + n * 31 % 9_000),
-            output_tokens: (!failed).then_some(n * 17 % 900),
-            cache_read_tokens: (!failed).then_some(n * 5 % 400),
-            ..Usage::default()
-        },
-        usage_source: if failed { UsageSource::None } else { UsageSource::Reported },
-        cost: (!failed).then(|| Money::from_femto(i128::from(n % 10_000) * 137_500_000_000)),
-        cost_stated: false,
-        partly_priced: false,
-        unpriced_tokens: 0,
-        unpriced_reason: None,
-        service_tier: Some("default".to_owned()),
-        request_service_tier: None,
-        max_tokens: None,
-        temperature: None,
-        top_p: None,
-        reasoning_effort: None,
-        choice_count: None,
-        timing: Timing {
-            total: Duration::from_micros(300_000 + n * 7_919 % 9_000_000),
-            first_output: n.is_multiple_of(2).then(|| Duration::from_micros(200_000 + n * 31 % 500_000)),
-            overhead_request: Duration::from_micros(100 + n % 300),
-            ..Timing::default()
-        },
-        request_bytes: 900 + n * 31 % 20_000,
-        response_bytes: 700 + n * 17 % 9_000,
-        retry_count: 0,
-        findings: Vec::new(),
-        limits: Limits::default(),
-        unreadable: None,
-    }
 }

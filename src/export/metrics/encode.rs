@@ -7,6 +7,8 @@
 use std::io::Write;
 use std::time::Duration;
 
+use memchr::memchr3;
+
 use super::collect::{HistView, Visitor};
 use super::families::{Family, Kind};
 use super::series::Exemplar;
@@ -184,7 +186,10 @@ impl Visitor for Encoder {
             self.out.extend_from_slice(family.name.as_bytes());
             self.out.extend_from_slice(b"_bucket{");
             self.out.extend_from_slice(&self.labels);
-            put(&mut self.out, format_args!(",le=\"{le}\"}} {cumulative}"));
+            self.out.extend_from_slice(b",le=\"");
+            self.out.extend_from_slice(le.as_bytes());
+            self.out.extend_from_slice(b"\"} ");
+            whole(&mut self.out, cumulative);
             self.exemplar(hist.exemplars.and_then(|exemplars| exemplars[bucket].as_ref()));
             self.out.push(b'\n');
         }
@@ -192,7 +197,8 @@ impl Visitor for Encoder {
         number(&mut self.out, hist.sum);
         self.out.push(b'\n');
         self.name(family, "_count");
-        put(&mut self.out, format_args!("{cumulative}\n"));
+        whole(&mut self.out, cumulative);
+        self.out.push(b'\n');
         self.created(family, Some(hist.created));
     }
 }
@@ -204,7 +210,25 @@ fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 
 /// The shortest decimal that reads back as the same number. All values here are finite.
 fn number(out: &mut Vec<u8>, value: f64) {
+    // Most are counts: whole, and exact as such.
+    if value >= 0.0 && value < 9e15 && value.fract() == 0.0 && value.is_sign_positive() {
+        return whole(out, value as u64);
+    }
     put(out, format_args!("{value}"));
+}
+
+fn whole(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 fn seconds(out: &mut Vec<u8>, time: Duration) {
@@ -213,6 +237,10 @@ fn seconds(out: &mut Vec<u8>, time: Duration) {
 
 /// Backslash and newline, and the double quote where the format asks for it.
 fn escape(out: &mut Vec<u8>, text: &str, quotes: bool) {
+    // Nearly no value has any of them.
+    if memchr3(b'\\', b'\n', b'"', text.as_bytes()).is_none() {
+        return out.extend_from_slice(text.as_bytes());
+    }
     for &byte in text.as_bytes() {
         match byte {
             b'\\' => out.extend_from_slice(b"\\\\"),
@@ -271,7 +299,20 @@ mod tests {
 
     #[test]
     fn numbers_read_back_the_same() {
-        for value in [0.0, 1.0, 0.1 + 0.2, 1e-15, 123_456_789.123_456_7, 1e21, f64::MAX, f64::MIN_POSITIVE] {
+        for value in [
+            0.0,
+            1.0,
+            10.0,
+            907.0,
+            9e15 - 1.0,
+            9e15,
+            0.1 + 0.2,
+            1e-15,
+            123_456_789.123_456_7,
+            1e21,
+            f64::MAX,
+            f64::MIN_POSITIVE,
+        ] {
             let mut out = Vec::new();
             number(&mut out, value);
             assert_eq!(String::from_utf8(out).unwrap().parse::<f64>().unwrap(), value);

@@ -307,15 +307,22 @@ impl Inner<'_> {
     /// Whole groups.
     fn decode(&mut self, groups: &[u8]) {
         for block in groups.chunks(1024) {
-            let mut out = [0; 768];
-            let end = block.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
-            match STANDARD_NO_PAD.decode_slice(&block[..end], &mut out) {
-                Ok(len) if !self.base64.failed => {
-                    self.document.feed(&out[..len], self.sink);
-                }
-                _ => self.base64.failed = true,
+            // Where something is no base64, what stands before it counts, however the text was cut.
+            if !self.base64.failed && !self.decoded(block) {
+                self.base64.failed = !block.chunks(4).all(|group| self.decoded(group));
             }
         }
+    }
+
+    /// Decodes 1,024 characters at most, all of them or nothing.
+    fn decoded(&mut self, groups: &[u8]) -> bool {
+        let mut out = [0; 768];
+        let end = groups.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
+        let decoded = STANDARD_NO_PAD.decode_slice(&groups[..end], &mut out);
+        if let Ok(len) = decoded {
+            self.document.feed(&out[..len], self.sink);
+        }
+        decoded.is_ok()
     }
 
     /// The text has ended: a last group without padding.
@@ -413,6 +420,22 @@ pub(super) mod tests {
         let mut random = Random(3);
         for _ in 0..50 {
             assert_eq!(run(random.cut(&bytes)).0, expected);
+        }
+    }
+
+    #[test]
+    fn what_stands_before_damaged_base64_counts_however_it_is_cut() {
+        let whole = STANDARD.encode(r#"{"text":"hello, hello","skip":1}"#);
+        for (at, damage) in [(20, "\u{7f}"), (21, "!"), (24, "="), (20, "YQ=="), (22, "==")] {
+            let payload = format!("{{\"bytes\":\"{}{damage}{}\"}}", &whole[..at], &whole[at..]);
+            let bytes = message(&[(":event-type", "chunk"), (":message-type", "event")], payload.as_bytes());
+            let expected = run([&bytes[..]]);
+            assert!(!expected.1.kept().is_empty(), "{at} {damage}");
+            for cut in 0..bytes.len() {
+                let (first, second) = bytes.split_at(cut);
+                assert_eq!(run([first, second]), expected, "{at} {damage}, cut at {cut}");
+            }
+            assert_eq!(run(bytes.chunks(1)), expected, "{at} {damage}");
         }
     }
 

@@ -77,7 +77,7 @@ fn plain(bytes: &[u8]) -> Opening {
     let letters = bytes.iter().take(12).take_while(|b| b.is_ascii_uppercase()).count();
     match bytes.get(letters) {
         Some(b' ') if letters >= 3 => Opening::Http,
-        None if letters < 12 => Opening::Incomplete,
+        None => Opening::Incomplete,
         _ => Opening::Other,
     }
 }
@@ -361,6 +361,8 @@ mod tests {
             (b"CONNECT a:1 HTTP/1.1", Opening::Http),
             (b"SSH-2.0-OpenSSH_9.2", Opening::Other),
             (b"ABCDEFGHIJKLMNOP", Opening::Other),
+            (b"ABCDEFGHIJKL", Opening::Incomplete),
+            (b"ABCDEFGHIJKL / HTTP/1.1", Opening::Http),
             (b"\x80\x2e\x01\x03\x01", Opening::Other),
             (b"\x16\x02\x00\x00\x01\x00", Opening::Other),
             (b"\x00", Opening::Other),

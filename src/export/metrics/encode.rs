@@ -211,7 +211,7 @@ fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
 /// The shortest decimal that reads back as the same number. All values here are finite.
 fn number(out: &mut Vec<u8>, value: f64) {
     // Most are counts: whole, and exact as such.
-    if value >= 0.0 && value < 9e15 && value.fract() == 0.0 && value.is_sign_positive() {
+    if (0.0..9e15).contains(&value) && value.fract() == 0.0 && value.is_sign_positive() {
         return whole(out, value as u64);
     }
     put(out, format_args!("{value}"));

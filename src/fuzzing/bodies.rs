@@ -84,6 +84,8 @@ pub(super) fn event_stream(data: &[u8]) {
     let (clean, seed) = (!input.flag(), input.word());
     let mut wire = Vec::new();
     let mut bare = Vec::new();
+    // What begins otherwise may be an answer of another kind under the wrong content type, and is read as that.
+    let begins_framed = input.0.first() != Some(&0xff);
     while !input.0.is_empty() {
         let kind = input.byte();
         let payload = input.long();
@@ -102,7 +104,7 @@ pub(super) fn event_stream(data: &[u8]) {
     }
     let hint = ReplyHint { status: 200, content_type: Some("application/vnd.amazon.eventstream"), protocol };
     let reply = one_reply(hint, clean, seed, &wire);
-    assert!(reply.stream);
+    assert!(reply.stream || !begins_framed);
 }
 
 const EVENTS: [(&str, &str, &str); 9] = [

@@ -3,8 +3,8 @@
 //!
 //! HTTP/1.1: the connection that came back last goes out first. HTTP/2: one connection a host carries all its requests.
 //! A request that finds none makes one, and takes one for itself only if that is what TLS agreed on. What has not been
-//! used for the idle timeout is closed. A request is sent again only when a connection that was used before had closed
-//! without taking any of it.
+//! used for the idle timeout is closed, after one and a half of it at the latest. A request is sent again only when a
+//! connection that was used before had closed without taking any of it.
 //!
 //! Bounds: as many connections as requests at a time, and those that are idle; hosts without any are forgotten.
 
@@ -244,7 +244,7 @@ impl<B: Send + 'static> Kept<B> {
         let (pool, timeout) = (Arc::downgrade(pool), pool.idle_timeout);
         runtime.spawn(async move {
             loop {
-                tokio::time::sleep(timeout.max(Duration::from_millis(10))).await;
+                tokio::time::sleep((timeout / 2).max(Duration::from_millis(10))).await;
                 let Some(pool) = pool.upgrade() else { return };
                 let mut kept = pool.kept();
                 kept.hosts.retain(|_, connections| connections.keep(timeout));

@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 const SHUTDOWN: Duration = Duration::from_millis(200);
 
 /// How often the thread looks whether it has become quieter.
-const LOOK: Duration = Duration::from_secs(5);
-/// Fewer tasks than this (two a call) have left nothing behind that is worth a look.
+const LOOK: Duration = Duration::from_secs(1);
+/// Fewer tasks than this (one a connection) have left nothing behind that is worth a look.
 const FEW_TASKS: usize = 32;
 
 /// Gives the memory back that the allocator keeps for this thread.
@@ -35,7 +35,8 @@ pub struct DataThread {
     _stop: oneshot::Sender<()>,
 }
 
-/// Gives memory back whenever less than half of the tasks are left that there were.
+/// Gives memory back whenever a quarter of the tasks there were have gone. Not half: applications close their connections
+/// after their calls, those to providers are kept for the next ones.
 async fn tidy() {
     let metrics = Handle::current().metrics();
     let mut most = 0;
@@ -43,7 +44,7 @@ async fn tidy() {
         tokio::time::sleep(LOOK).await;
         let tasks = metrics.num_alive_tasks();
         most = most.max(tasks);
-        if most >= FEW_TASKS && tasks < most / 2 {
+        if most >= FEW_TASKS && tasks < most - most / 4 {
             if let Some(give_back) = GIVE_BACK.get() {
                 give_back();
             }

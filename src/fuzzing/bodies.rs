@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Input, cuts};
 use crate::call::{Protocol, Reply, RequestFacts, TextSample, Unreadable};
-use crate::protocol::json::{MAX_DEPTH, MAX_KEPT, MAX_STRING, Pruned, Pruner, reference::prune_value};
+use crate::protocol::json::{MAX_DEPTH, MAX_KEPT, MAX_KEY, MAX_STRING, Pruned, Pruner, reference::prune_value};
 use crate::protocol::{Decoder, Interest, ReplyHint, Take, decoder, family, message};
 use crate::tap::decompress::{FREE_OUTPUT, MAX_OUTPUT, MAX_RATIO};
 use crate::tap::inject::{HideUsage, ask_for_usage};
@@ -177,6 +177,7 @@ pub(super) fn json(data: &[u8]) {
     if pruned.unreadable == Some(Unreadable::EventLimit)
         || has_twins(text)
         || has_long_scalar(text)
+        || has_long_key(&document)
         || depth(&document) > MAX_DEPTH
     {
         return;
@@ -192,6 +193,15 @@ fn depth(value: &Value) -> usize {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
         Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
         _ => 0,
+    }
+}
+
+/// A key that is cut, and matches nothing: the comparison knows only whole ones.
+fn has_long_key(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(has_long_key),
+        Value::Object(fields) => fields.iter().any(|(key, value)| key.len() > MAX_KEY || has_long_key(value)),
+        _ => false,
     }
 }
 

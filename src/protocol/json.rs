@@ -47,7 +47,7 @@ pub const MAX_STRING: usize = 1024;
 /// The same in documents that are known to be errors: their messages are what explains a call.
 const MAX_ERROR_STRING: usize = 4 * 1024;
 /// Longest object key, bytes; no protocol has one of a quarter of this. Longer ones are cut, and match nothing.
-const MAX_KEY: usize = 256;
+pub const MAX_KEY: usize = 256;
 /// Deepest kept or deep-read part; what is deeper is skipped.
 pub const MAX_DEPTH: usize = 96;
 /// Elements whose place is held by `null` when something behind them is kept: choices and outputs are told apart by

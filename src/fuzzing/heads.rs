@@ -101,6 +101,10 @@ pub(super) fn request_head(data: &[u8]) {
     let mut input = Input(data);
     let (prefix, seed) = (input.pick(&PREFIXES), input.byte());
     let key = secret(prefix, seed);
+    if String::from_utf8_lossy(data).contains(middle(&key)) {
+        // A fuzzer learns what is looked for, and writes pieces of the key where no key stands.
+        return;
+    }
     let is_known = prefix.len() > 2;
     let place = input.pick(&PLACES);
     let path = input.pick(&PATHS);
@@ -237,8 +241,11 @@ fn call(
 /// Nothing of the key's random part is in what is shown, but for a few characters at its end.
 #[track_caller]
 fn hides(key: &str, shown: &str) {
-    let middle = &key[key.len() - 24..key.len() - 8];
-    assert!(!shown.contains(middle), "the key {key} is shown: {shown}");
+    assert!(!shown.contains(middle(key)), "the key {key} is shown: {shown}");
+}
+
+fn middle(key: &str) -> &str {
+    &key[key.len() - 24..key.len() - 8]
 }
 
 /// Characters that a request line may have.

@@ -222,8 +222,8 @@ async fn answer(
     // Chunked: the events carry the time at which they left.
     let mut looked_at = 0;
     loop {
-        while let Some(at) = memchr::memmem::find(&buffer[looked_at..], b"\"sent\":") {
-            let digits = looked_at + at + 7;
+        while let Some(at) = memchr::memmem::find(&buffer[looked_at..], b"\"sent\":\"") {
+            let digits = looked_at + at + 8;
             let Some(text) = buffer.get(digits..digits + 20) else { break };
             let left: u64 = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
             seen.transits.push(crate::now_nanos().saturating_sub(left));

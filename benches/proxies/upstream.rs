@@ -140,7 +140,7 @@ async fn events(stream: &mut (impl AsyncWrite + Unpin), path: &str) -> std::io::
     let mut next = tokio::time::Instant::now();
     for _ in 0..chunks {
         let event = format!(
-            "data: {{\"id\":\"chatcmpl-bench-{id:016}\",\"object\":\"chat.completion.chunk\",\"created\":1760000000,\"model\":\"gpt-4o-mini-2024-07-18\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" word\"}},\"finish_reason\":null}}],\"sent\":{:020}}}\n\n",
+            "data: {{\"id\":\"chatcmpl-bench-{id:016}\",\"object\":\"chat.completion.chunk\",\"created\":1760000000,\"model\":\"gpt-4o-mini-2024-07-18\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" word\"}},\"finish_reason\":null}}],\"sent\":\"{:020}\"}}\n\n",
             crate::now_nanos()
         );
         send_chunk(stream, &event).await?;

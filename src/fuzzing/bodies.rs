@@ -66,7 +66,8 @@ fn one_reply(hint: ReplyHint<'_>, clean: bool, seed: u16, body: &[u8]) -> Reply 
     words.for_each(|word| assert!(word.len() <= 4 * MAX_STRING, "{} bytes", word.len()));
     assert!(reply.finish_reasons.len() <= 16);
     assert!(reply.error.as_ref().is_none_or(|error| error.body.len() <= decoder::MAX_ERROR));
-    assert!(reply.output.kept().len() <= TextSample::CAPACITY && reply.output.total_bytes() <= body.len() as u64);
+    // A byte that is no UTF-8 becomes a character of three.
+    assert!(reply.output.kept().len() <= TextSample::CAPACITY && reply.output.total_bytes() <= 3 * body.len() as u64);
     assert!(reply.parts.len() * 8 <= MAX_KEPT.max(body.len()));
     if let Some(usage) = &reply.usage {
         let sum: u128 = usage.split().iter().map(|(_, tokens)| u128::from(*tokens)).sum();

@@ -95,6 +95,9 @@ pub struct KeyFacts {
     pub fingerprint: Option<Fingerprint>,
     /// Its length in bytes without white space around it.
     pub length: usize,
+    /// Fingerprints and lengths of further credentials that arrived, and of a key that an account stands for; at most
+    /// [`KeyFacts::MAX_OTHERS`]. Only for telling them from names.
+    pub others: Vec<(Fingerprint, usize)>,
     /// Where it travelled.
     pub place: Option<KeyPlace>,
     /// Request-side findings that need no state.
@@ -107,6 +110,11 @@ pub struct KeyFacts {
     pub organization: Option<String>,
     /// `OpenAI-Project` of the request, when it is an id (`proj_…`).
     pub project: Option<String>,
+}
+
+impl KeyFacts {
+    /// Most further credentials of which anything is kept.
+    pub const MAX_OTHERS: usize = 8;
 }
 
 /// What was seen of the request. Texts are at most 256 bytes each.

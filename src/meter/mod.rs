@@ -224,8 +224,10 @@ impl Meter {
         let config = &snapshot.config;
         // Lengths first: a hash for each part of each name would cost more than the rest of the record.
         let is_key = |part: &str| {
-            let key = facts.key.fingerprint.as_ref().filter(|_| part.trim_ascii().len() == facts.key.length);
-            key.is_some_and(|key| key.is_of(part, &config.accounts.salt))
+            let length = part.trim_ascii().len();
+            let own = facts.key.fingerprint.iter().map(|key| (key, facts.key.length));
+            let mut keys = own.chain(facts.key.others.iter().map(|(key, length)| (key, *length)));
+            keys.any(|(key, known)| known == length && key.is_of(part, &config.accounts.salt))
         };
         // People paste keys where models belong; from here on the name is shown.
         for name in [&mut facts.request.model, &mut facts.request.url_model, &mut facts.reply.model] {

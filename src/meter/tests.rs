@@ -337,6 +337,21 @@ fn any_facts_make_one_record() {
     }
 }
 
+#[test]
+fn any_of_the_call_s_keys_is_masked_where_a_model_belongs() {
+    let meter = Meter::new(config());
+    for key in ["made-up-first-key", "made-up-second-key-of-no-family"] {
+        let mut facts = facts();
+        let print = |key: &str| ApiKey::new(key.as_bytes()).fingerprint("openai", &AccountNames::default().salt);
+        facts.key.fingerprint = Some(print("made-up-first-key"));
+        facts.key.length = "made-up-first-key".len();
+        facts.key.others = vec![(print("made-up-second-key-of-no-family"), "made-up-second-key-of-no-family".len())];
+        facts.request.model = Some(format!(" {key}"));
+        facts.reply.model = None;
+        assert_eq!(finish(&meter, facts).request_model.as_deref(), Some("***"), "{key}");
+    }
+}
+
 /// The rules by their own: what is to be done first about a key that worked is not what a new key needs.
 #[test]
 fn a_key_that_worked_has_another_first_fix() {

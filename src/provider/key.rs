@@ -133,7 +133,8 @@ impl Credential {
 pub fn read_key(found: &Match, method: &Method, headers: &HeaderMap, path_and_query: &str, salt: &[u8]) -> KeyFacts {
     let query = path_and_query.split_once('?').map_or("", |(_, query)| query);
     let credentials = credentials(found, headers, query);
-    let filled = credentials.iter().find(|c| !c.key.bytes().trim_ascii().is_empty());
+    let mut all_filled = credentials.iter().filter(|c| !c.key.bytes().trim_ascii().is_empty());
+    let filled = all_filled.next();
     let account_header = |name: &str| header_text(headers, name);
     let account = found.account.clone().or_else(|| {
         found.provider.account_request_headers.iter().find_map(|name| account_header(name)).map(str::to_owned)
@@ -155,13 +156,16 @@ pub fn read_key(found: &Match, method: &Method, headers: &HeaderMap, path_and_qu
         if facts.account.is_none() && matches!(credential.place, KeyPlace::SigV4 | KeyPlace::PresignedQuery) {
             facts.account = aws_account(bytes);
         }
-        let family = credential.family().unwrap_or(&found.provider.family);
-        facts.fingerprint = Some(match (&facts.account, facts.short_lived) {
-            (Some(account), true) => {
+        let own = |c: &Credential| c.key.fingerprint(c.family().unwrap_or(&found.provider.family), salt);
+        let stands_for_it = facts.account.as_ref().filter(|_| facts.short_lived);
+        facts.fingerprint = Some(match stands_for_it {
+            Some(account) => {
                 ApiKey::new(account.as_bytes()).fingerprint(&format!("{}-account", found.provider.family), salt)
             }
-            _ => credential.key.fingerprint(family, salt),
+            None => own(credential),
         });
+        let others = stands_for_it.map(|_| credential).into_iter().chain(all_filled).take(KeyFacts::MAX_OTHERS);
+        facts.others = others.map(|c| (own(c), c.key.bytes().trim_ascii().len())).collect();
     }
     facts
 }

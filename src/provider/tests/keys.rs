@@ -511,3 +511,24 @@ fn nothing_shows_a_key() {
     assert_eq!(redact_query(&format!("/a?{canary}")), "/a?REDACTED");
     assert_eq!(redact_query("/v1/chat/completions"), "/v1/chat/completions");
 }
+
+#[test]
+fn further_credentials_are_known_by_fingerprint_and_length() {
+    let (first, second) = (&b"sk-ant-made-up-first"[..], &b"made-up-second-without-a-family"[..]);
+    let bearer = [b"Bearer ", second].concat();
+    let facts = read(Method::POST, MESSAGES, &[("x-api-key", first), ("authorization", &bearer)]);
+    let second = (fingerprint("anthropic", "made-up-second-without-a-family").parse().unwrap(), second.len());
+    assert_eq!(facts.others, [second]);
+    assert_eq!(facts.fingerprint.unwrap().to_string(), fingerprint("anthropic", "sk-ant-made-up-first"));
+
+    // An account stands for a token that will expire; the token is told from names all the same.
+    let target = VERTEX;
+    let facts = read(Method::POST, target, &[("authorization", b"Bearer ya29.made-up-token")]);
+    assert!(facts.short_lived && facts.account.is_some(), "{facts:?}");
+    assert_eq!(facts.others.len(), 1);
+    assert_eq!(facts.others[0].1, "ya29.made-up-token".len());
+
+    let many: Vec<_> = (0..20).map(|n| format!("key=made-up-{n}")).collect();
+    let facts = read(Method::POST, &format!("{CHAT}?{}", many.join("&")), &[("authorization", b"Bearer sk-made-up")]);
+    assert_eq!(facts.others.len(), KeyFacts::MAX_OTHERS);
+}

@@ -13,10 +13,10 @@ mod bundled;
 mod rates;
 mod tariff;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use foldhash::HashMap;
 use genai_prices::{Calculator, ErrorKind, PriceRequest};
 
 use super::PriceOverride;
@@ -30,7 +30,6 @@ pub use rates::{ListedFamily, Offer, RateCard, RateKind, Tier, family};
 /// Remembered look-ups. A process uses tens of models; the cap is for names that a client makes up. When it is reached
 /// everything is forgotten and looked up again (some 10 µs each): simpler than an order of use, and as good here.
 pub const MAX_LOOKUPS: usize = 1024;
-const FIRST: usize = 8;
 
 /// Rates by provider, model and date, with the user's own on top.
 #[derive(Debug)]
@@ -52,8 +51,6 @@ enum Source {
 /// By provider id, then by model name. Two maps, so that a hit needs no allocation.
 #[derive(Debug, Default)]
 struct Lookups {
-    /// The first [`FIRST`] that found something: most calls are theirs, and to compare a few names costs less than to hash two.
-    first: Vec<(Box<str>, Box<str>, Arc<Card>)>,
     by_provider: HashMap<Box<str>, HashMap<Box<str>, Lookup>>,
     /// What they found; many names may mean one model.
     cards: HashMap<Place, Arc<Card>>,
@@ -243,9 +240,7 @@ impl PriceBook {
     /// together).
     pub fn may_load(&self, provider: &str, price_as: Option<&str>) -> bool {
         let Some(price_as) = book_id(provider, price_as) else { return false };
-        let lookups = self.lookups();
-        let known = lookups.first.iter().any(|(provider, _, _)| **provider == *price_as);
-        !known && !lookups.by_provider.contains_key(price_as)
+        !self.lookups().by_provider.contains_key(price_as)
     }
 
     fn lookups(&self) -> MutexGuard<'_, Lookups> {
@@ -253,8 +248,8 @@ impl PriceBook {
     }
 
     fn lookup(&self, price_as: &str, model: &str) -> Lookup {
-        if let Some(found) = self.lookups().get(price_as, model) {
-            return found;
+        if let Some(found) = self.lookups().by_provider.get(price_as).and_then(|models| models.get(model)) {
+            return found.clone();
         }
         let found = self.search(price_as, model);
         let mut lookups = self.lookups();
@@ -262,11 +257,6 @@ impl PriceBook {
             *lookups = Lookups::default();
         }
         lookups.count += 1;
-        if let Ok(card) = &found
-            && lookups.first.len() < FIRST
-        {
-            lookups.first.push((price_as.into(), model.into(), Arc::clone(card)));
-        }
         lookups.by_provider.entry(price_as.into()).or_default().insert(model.into(), found.clone());
         found
     }
@@ -302,18 +292,6 @@ impl PriceBook {
 
     fn shelves(&self) -> &[Shelf] {
         self.shelves.get_or_init(|| self.book().shelves())
-    }
-}
-
-// === impl Lookups ===
-
-impl Lookups {
-    fn get(&self, price_as: &str, model: &str) -> Option<Lookup> {
-        let mut first = self.first.iter();
-        if let Some((_, _, card)) = first.find(|(provider, name, _)| **name == *model && **provider == *price_as) {
-            return Some(Ok(Arc::clone(card)));
-        }
-        self.by_provider.get(price_as)?.get(model).cloned()
     }
 }
 

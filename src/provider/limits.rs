@@ -121,12 +121,7 @@ pub fn read_limits(style: &LimitStyle, kept: &[KeptHeader], error_text: Option<&
         .filter(|wait| !wait.is_zero())
         .or_else(|| header("retry-after").and_then(|text| retry_after(text, *now)))
         .filter(|wait| !quirk(wait))
-        .or_else(|| {
-            Some(text)
-                .filter(|text| !text.is_empty())
-                .and_then(|text| wait_in_text(text, *now))
-                .filter(|wait| !quirk(wait))
-        });
+        .or_else(|| if text.is_empty() { None } else { wait_in_text(text, *now).filter(|wait| !quirk(wait)) });
     Limits { limits, retry_after }
 }
 

@@ -350,7 +350,6 @@ fn lacks_price(record: &CallRecord) -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::Arc;
 
     use super::*;
     use crate::call::*;
@@ -360,62 +359,24 @@ pub(super) mod tests {
     pub(in crate::demo) fn record(key: &str, outcome: Outcome) -> CallRecord {
         CallRecord {
             time: SystemTime::UNIX_EPOCH + Duration::from_secs(100),
-            call_id: CallId(1),
-            trace: TraceContext::default(),
-            way: Way::BaseUrl,
-            provider: "openai".into(),
-            operation: Operation::Chat,
-            protocol: Protocol::OpenaiChat,
             server_address: "127.0.0.1".into(),
             server_port: 1,
-            method: "POST".to_owned(),
-            url: None,
             request_model: Some("gpt-4.1".to_owned()),
-            response_model: None,
-            priced_model: None,
             model_label: "gpt-4.1".into(),
-            key: None,
             key_name: Some(key.into()),
             team: Some("search".into()),
-            env: None,
-            client: None,
-            caller: None,
-            labels: Arc::new([]),
-            account: None,
             status: Some(200),
             outcome,
             fault: Fault::None,
             retryable: false,
-            first_fix: None,
-            error_type: None,
-            error_code: None,
-            provider_request_id: None,
-            response_id: None,
-            conversation_id: None,
-            finish_reasons: Vec::new(),
-            stream: false,
             end: End::Complete,
             usage: Usage { input_tokens: Some(1_000), output_tokens: Some(200), ..Usage::default() },
             usage_source: UsageSource::Reported,
             cost: Money::parse("0.0036"),
-            cost_stated: false,
-            partly_priced: false,
-            unpriced_tokens: 0,
-            unpriced_reason: None,
-            service_tier: None,
-            request_service_tier: None,
-            max_tokens: None,
-            temperature: None,
-            top_p: None,
-            reasoning_effort: None,
-            choice_count: None,
             timing: Timing { total: Duration::from_millis(640), ..Timing::default() },
             request_bytes: 10,
             response_bytes: 10,
-            retry_count: 0,
-            findings: Vec::new(),
-            limits: Limits::default(),
-            unreadable: None,
+            ..crate::export::tests::bare()
         }
     }
 

@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::*;
 use crate::call::{
-    CallId, End, Fault, Finding, LimitResource, Limits, Money, Operation, Outcome, Protocol, RateLimit, Timing,
-    TraceContext, UnpricedReason, Usage, UsageSource, Way,
+    CallId, End, Fault, Finding, LimitResource, Money, Operation, Outcome, Protocol, RateLimit, Timing, TraceContext,
+    UnpricedReason, Usage, UsageSource, Way,
 };
 
 // === a scrape, read ===
@@ -97,46 +97,20 @@ fn call(key: &str, model: &str) -> CallRecord {
         server_address: "api.openai.com".into(),
         server_port: 443,
         method: "POST".into(),
-        url: None,
         request_model: Some(model.into()),
         response_model: Some(model.into()),
         priced_model: Some(model.into()),
         model_label: model.into(),
         key: Some("openai:3f9a0c41b2d7".parse().unwrap()),
         key_name: Some(key.into()),
-        team: None,
-        env: None,
-        client: None,
-        caller: None,
-        labels: Arc::new([]),
-        account: None,
         status: Some(200),
         outcome: Outcome::Ok,
         fault: Fault::None,
         retryable: false,
-        first_fix: None,
-        error_type: None,
-        error_code: None,
-        provider_request_id: None,
-        response_id: None,
-        conversation_id: None,
-        finish_reasons: Vec::new(),
-        stream: false,
         end: End::Complete,
         usage: Usage { input_tokens: Some(100), output_tokens: Some(20), ..Usage::default() },
         usage_source: UsageSource::Reported,
         cost: Some(Money::from_femto(1_500_000_000_000)),
-        cost_stated: false,
-        partly_priced: false,
-        unpriced_tokens: 0,
-        unpriced_reason: None,
-        service_tier: None,
-        request_service_tier: None,
-        max_tokens: None,
-        temperature: None,
-        top_p: None,
-        reasoning_effort: None,
-        choice_count: None,
         timing: Timing {
             total: Duration::from_millis(700),
             head: Some(Duration::from_millis(300)),
@@ -144,10 +118,7 @@ fn call(key: &str, model: &str) -> CallRecord {
         },
         request_bytes: 1_000,
         response_bytes: 2_000,
-        retry_count: 0,
-        findings: Vec::new(),
-        limits: Limits::default(),
-        unreadable: None,
+        ..crate::export::tests::bare()
     }
 }
 

@@ -150,6 +150,10 @@ impl Family for AnthropicMessages {
         }
     }
 
+    fn may_repeat(&self, doc: &Value) -> bool {
+        str_at(doc, "type") == Some("content_block_delta")
+    }
+
     fn has_terminal_event(&self) -> bool {
         true
     }

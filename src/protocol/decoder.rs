@@ -48,6 +48,8 @@ struct Reading {
     is_error: bool,
     reply: Reply,
     terminal: bool,
+    /// The last document, coming again, would change nothing but counts of events.
+    may_repeat: bool,
 }
 
 /// What the content type promises.
@@ -115,6 +117,7 @@ impl Decoder {
                 is_error: hint.status >= 400,
                 reply: Reply::default(),
                 terminal: false,
+                may_repeat: false,
             },
         }
     }
@@ -150,8 +153,19 @@ impl Decoder {
         match &mut self.framing {
             Framing::Documents(documents) => seen = documents.feed(bytes, reading),
             Framing::Sse(sse) => {
-                while let Some(item) = sse.next(&mut bytes, &mut reading.reply.output) {
-                    seen = seen.or(reading.sse(item, sse));
+                let output = Seen { output: true, terminal: false };
+                loop {
+                    while sse.again(&mut bytes, &mut reading.reply.output) {
+                        reading.reply.output_events += 1;
+                        seen.output = true;
+                    }
+                    let (from, whole) = (bytes, sse.is_between());
+                    let Some(item) = sse.next(&mut bytes, &mut reading.reply.output) else { break };
+                    reading.may_repeat = false;
+                    let event = reading.sse(item, sse);
+                    seen = seen.or(event);
+                    let again = whole && reading.may_repeat && event == output;
+                    sse.learn(again.then(|| &from[..from.len() - bytes.len()]));
                 }
             }
             Framing::EventStream(stream) => {
@@ -301,6 +315,7 @@ impl Reading {
         self.reply.stream |= streaming;
         self.reply.output_events += u64::from(seen.output);
         self.terminal |= streaming && seen.terminal;
+        self.may_repeat = seen.output && self.family.may_repeat(&document.value);
         seen
     }
 

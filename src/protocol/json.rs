@@ -19,6 +19,7 @@ mod paths;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod reference;
 mod scan;
+mod shape;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -31,6 +32,7 @@ use memchr::memchr2;
 
 use self::paths::{NOWHERE, Paths, ROOT};
 use self::scan::{end_of_scalar, plain_bytes, plain_string, structural};
+pub(super) use self::shape::Shape;
 pub use self::text::{NoText, TextSink};
 use self::text::{TextOnly, Unescape};
 pub use self::value::{Members, Value};
@@ -234,6 +236,11 @@ impl Pruner {
             }
         }
         at
+    }
+
+    /// The [`Shape`] of an event whose document this pruner has read.
+    pub(super) fn shape_of(&self, event: &[u8]) -> Option<Shape> {
+        Shape::of(&self.paths, event)
     }
 
     /// The document has ended; more bytes belong to something else.

@@ -83,6 +83,12 @@ pub trait Family: Send {
     /// `:event-type`/`:exception-type`; `None` for whole answers and NDJSON lines. `streaming` tells events from answers.
     fn read(&mut self, event: Option<&str>, streaming: bool, doc: &Value, reply: &mut Reply) -> Seen;
 
+    /// Reading `doc` again, with another text of some length, would change nothing of the reply: no count is added up.
+    /// Asked of events with output only.
+    fn may_repeat(&self, _doc: &Value) -> bool {
+        false
+    }
+
     /// A stream of this protocol ends with a terminal event (else a clean end of body is enough).
     fn has_terminal_event(&self) -> bool;
 

@@ -140,6 +140,11 @@ impl Family for OpenaiChat {
         seen
     }
 
+    fn may_repeat(&self, doc: &Value) -> bool {
+        // A run's steps are added up.
+        !str_at(doc, "object").is_some_and(|object| object.starts_with("thread"))
+    }
+
     fn has_terminal_event(&self) -> bool {
         !self.bare
     }

@@ -113,6 +113,10 @@ impl Family for OpenaiResponses {
         }
     }
 
+    fn may_repeat(&self, doc: &Value) -> bool {
+        str_at(doc, "type").is_some_and(|kind| kind.ends_with(".delta"))
+    }
+
     fn has_terminal_event(&self) -> bool {
         true
     }

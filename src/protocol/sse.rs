@@ -8,17 +8,22 @@
 //! - whole documents on `data:` lines that no empty line separates: one event each;
 //! - a last event without its empty line: given by [`Sse::finish`] when its document is whole.
 //!
-//! Bounds: two pruners, [`MAX_NAME`] and [`MAX_PLAIN`] bytes.
+//! An event like the one before but for its text is not read again where the caller says that nothing else would come of it
+//! ([`Sse::learn`], [`Sse::again`]).
+//!
+//! Bounds: two pruners and a shape, [`MAX_NAME`] and [`MAX_PLAIN`] bytes.
 
 use memchr::{memchr, memchr2};
 
 use super::Interest;
-use super::json::{NoText, Pruned, Pruner, TextSink};
+use super::json::{NoText, Pruned, Pruner, Shape, TextSink};
 
 /// Longest event name kept, bytes; the longest known has 49.
 const MAX_NAME: usize = 96;
 /// Most kept of data that is no JSON: enough for the message of a plain-text error.
 const MAX_PLAIN: usize = 1024;
+/// Shapes that may be learnt in vain.
+const PATIENCE: u8 = 8;
 /// Longest field name known.
 const MAX_FIELD: usize = 5;
 /// What OpenAI-format streams end with.
@@ -55,6 +60,10 @@ pub(super) struct Sse {
     /// The data is the value of an `error:` line.
     wrapped: bool,
     plain: Vec<u8>,
+    /// What events have looked like lately.
+    shape: Option<Box<Shape>>,
+    /// Shapes that may still be learnt before one is found again.
+    patience: u8,
 }
 
 /// Where in a line.
@@ -105,6 +114,8 @@ impl Sse {
             data: Data::None,
             wrapped: false,
             plain: Vec::new(),
+            shape: None,
+            patience: PATIENCE,
         }
     }
 
@@ -120,6 +131,40 @@ impl Sse {
     /// Beginning of the data that [`Sse::next`] gave as [`Item::Plain`].
     pub(super) fn plain(&self) -> &[u8] {
         &self.plain
+    }
+
+    /// Nothing of an event has come yet.
+    pub(super) fn is_between(&self) -> bool {
+        self.line == Line::Start
+            && self.data == Data::None
+            && !self.after_cr
+            && (self.name.is_empty() || self.name_used)
+    }
+
+    /// `event`, all bytes of the event that [`Sse::next`] just gave, may come again with another text; `None`: it may not.
+    pub(super) fn learn(&mut self, event: Option<&[u8]>) {
+        self.shape = None;
+        if let Some(event) = event
+            && self.patience > 0
+            && self.is_between()
+            && self.name() != Some("error")
+        {
+            self.patience -= 1;
+            self.shape = self.document.shape_of(event).map(Box::new);
+        }
+    }
+
+    /// Takes an event off `bytes` that is the learnt one with another text.
+    pub(super) fn again(&mut self, bytes: &mut &[u8], sink: &mut dyn TextSink) -> bool {
+        let found = match &self.shape {
+            Some(shape) if self.is_between() => shape.find(bytes),
+            _ => None,
+        };
+        let Some((length, text)) = found else { return false };
+        sink.text(text);
+        *bytes = &bytes[length..];
+        self.patience = PATIENCE;
+        true
     }
 
     /// Reads on in `bytes`, up to the end of the next item; `None` when they are used up.

@@ -354,3 +354,60 @@ fn random_bytes_end_somewhere() {
         assert_eq!(body_kind.pieces(body.chunks(1)), whole, "{:?}", String::from_utf8_lossy(&body));
     }
 }
+
+/// Events that come again and again with small changes: read at once, when they may be recognised, and in single bytes,
+/// when they cannot be, they give the same.
+#[test]
+fn events_that_look_alike_are_read_as_if_each_were_the_first() {
+    let chat = [
+        r#"data: {"id":"1","object":"chat.completion.chunk","created":7,"model":"m","choices":[{"index":0,"delta":{"content":"WORD"},"finish_reason":null}],"usage":null,"obfuscation":"xy"}"#,
+        r#"data: {"id":"1","model":"m","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"WORD"}}]}}],"usage":{"prompt_tokens":7,"completion_tokens":7}}"#,
+        r#"data: {"id":"7","model":"m","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":7,"cost":0.07}}"#,
+        r#"data: {"object":"thread.run.step","delta":{"content":[{"text":{"value":"WORD"}}]},"usage":{"prompt_tokens":7,"completion_tokens":1}}"#,
+        r#"data: {"choices":[{"index":7,"delta":{"reasoning":"WORD"},"finish_reason":"stop"}]}"#,
+    ];
+    let messages = [
+        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":7,\"delta\":{\"type\":\"text_delta\",\"text\":\"WORD\"}}",
+        "event: error\ndata: {\"type\":\"content_block_delta\",\"index\":7,\"delta\":{\"type\":\"text_delta\",\"text\":\"WORD\"}}",
+        "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":7}}",
+        "event: ping\ndata: {\"type\":\"ping\"}",
+    ];
+    let responses = [
+        r#"data: {"type":"response.output_text.delta","sequence_number":7,"item_id":"xy","delta":"WORD","logprobs":[]}"#,
+        r#"data: {"type":"response.refusal.delta","sequence_number":7,"delta":"WORD"}"#,
+        r#"data: {"type":"response.completed","response":{"id":"xy","usage":{"input_tokens":7,"output_tokens":7}}}"#,
+    ];
+    let words = ["", "word", " wörd", "a\\nb", "\\u00e9", "data:x,y", "}", "\u{fffd}"];
+    let mut random = Random(1);
+    let families: [(Protocol, &[&str]); 3] = [
+        (Protocol::OpenaiChat, &chat),
+        (Protocol::AnthropicMessages, &messages),
+        (Protocol::OpenaiResponses, &responses),
+    ];
+    for round in 0..600 {
+        let (protocol, events) = families[round / 2 % families.len()];
+        let mut body = String::new();
+        for _ in 0..1 + random.below(30) {
+            // In every other round the first event most of the time.
+            let any = random.below(events.len() * if round % 2 == 0 { 1 } else { 3 });
+            let event = events.get(any).unwrap_or(&events[0]);
+            let number = random.below(30).to_string();
+            let number = if random.below(3) == 0 { number } else { "7".to_owned() };
+            let other = random.pick(&["xy", "xy", "", "a\\\"b"]).to_owned();
+            body += &event.replace("WORD", random.pick(&words)).replace('7', &number).replace("xy", &other);
+            body += random.pick(&["\n\n", "\n\n", "\n\n", "\r\n\r\n", "\n", "\n\n: hello\n\n"]);
+        }
+        let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+            let hint = ReplyHint { status: 200, content_type: Some("text/event-stream"), protocol };
+            let mut decoder = Decoder::new(super::super::family(protocol), hint);
+            let mut seen = Seen::default();
+            for piece in pieces {
+                seen = seen.or(decoder.feed(piece));
+            }
+            (decoder.finish(true), seen)
+        };
+        let single = read(&mut body.as_bytes().chunks(1));
+        assert_eq!(read(&mut std::iter::once(body.as_bytes())), single, "{body}");
+        assert_eq!(read(&mut body.as_bytes().chunks(1 + random.below(700))), single, "{body}");
+    }
+}

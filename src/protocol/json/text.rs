@@ -204,7 +204,7 @@ impl Unescape {
 
 /// Beginning of a string that decides whether it is text at all, bytes. Base64 of 200 bytes without upper case, lower
 /// case or a digit does not occur; text of that length without a space hardly does.
-const HEAD: usize = 256;
+pub(super) const HEAD: usize = 256;
 
 /// Tells text from base64 and `data:` URLs by a string's beginning, and passes only text on.
 #[derive(Debug, Default)]

@@ -157,11 +157,10 @@ impl Sse {
     /// Takes an event off `bytes` that is the learnt one with another text.
     pub(super) fn again(&mut self, bytes: &mut &[u8], sink: &mut dyn TextSink) -> bool {
         let found = match &self.shape {
-            Some(shape) if self.is_between() => shape.find(bytes),
+            Some(shape) if self.is_between() => shape.find(bytes, sink),
             _ => None,
         };
-        let Some((length, text)) = found else { return false };
-        sink.text(text);
+        let Some(length) = found else { return false };
         *bytes = &bytes[length..];
         self.patience = PATIENCE;
         true

@@ -33,6 +33,21 @@ pub(super) fn plain_bytes(bytes: &[u8]) -> Option<&[u8]> {
     (bytes[end] == b'"').then(|| &bytes[..end])
 }
 
+/// The inside of a string that ends within `bytes`, escapes and all.
+pub(super) fn string_bytes(bytes: &[u8]) -> Option<&[u8]> {
+    if let Some(plain) = plain_bytes(bytes) {
+        return Some(plain);
+    }
+    let mut at = 0;
+    loop {
+        at += memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        if bytes[at] == b'"' {
+            return Some(&bytes[..at]);
+        }
+        at += 2;
+    }
+}
+
 /// The high bit of the first byte that is a quote or a backslash, and perhaps those of bytes behind it.
 fn ends(word: u64) -> u64 {
     const LOW: u64 = 0x0101_0101_0101_0101;

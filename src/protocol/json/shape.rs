@@ -10,12 +10,12 @@ use memchr::memchr2;
 
 use super::super::Take;
 use super::paths::{Paths, ROOT};
-use super::scan::{end_of_scalar, plain_bytes};
-use super::text::HEAD;
+use super::scan::{end_of_scalar, plain_bytes, plain_string, string_bytes};
+use super::text::{HEAD, TextSink, Unescape};
 
 /// Longest event that becomes a shape, bytes; providers' one-word events have 100 to 600.
 const MAX_EVENT: usize = 2048;
-/// Most holes; OpenAI's events have five.
+/// Most holes; OpenAI's events have six.
 const MAX_HOLES: usize = 12;
 /// Deepest document that becomes a shape.
 const MAX_DEPTH: usize = 16;
@@ -48,6 +48,8 @@ enum Kind {
     String,
     /// A count that nothing looks at.
     Digits,
+    /// Spaces before the last bracket: Anthropic pads its events.
+    Spaces,
 }
 
 /// Walks an event that is known to be read without an error.
@@ -75,32 +77,41 @@ impl Shape {
         (framed && walk.texts == 1).then(|| Shape { event: event.to_vec(), holes: walk.holes })
     }
 
-    /// If `bytes` begin with an event of this shape: its length, and its text, which is never empty.
-    pub(in super::super) fn find<'a>(&self, bytes: &'a [u8]) -> Option<(usize, &'a str)> {
-        let (mut known, mut at, mut text) = (0, 0, None);
+    /// If `bytes` begin with an event of this shape: its length. Its text, which is never empty, goes to `sink`.
+    pub(in super::super) fn find(&self, bytes: &[u8], sink: &mut dyn TextSink) -> Option<usize> {
+        let (mut known, mut at, mut text) = (0, 0, &[][..]);
         for hole in &self.holes {
             let literal = &self.event[known..hole.start];
             let rest = bytes.get(at..)?.strip_prefix(literal)?;
             let inside = match hole.kind {
+                Kind::Spaces => &rest[..rest.iter().position(|byte| *byte != b' ')?],
                 Kind::Digits => &rest[..rest.iter().take(MAX_DIGITS + 1).position(|byte| !byte.is_ascii_digit())?],
-                _ => plain_bytes(rest)?,
+                Kind::ShortText => plain_bytes(rest)?,
+                Kind::Text | Kind::String => string_bytes(rest)?,
             };
             match hole.kind {
                 Kind::Digits if inside.is_empty() => return None,
-                Kind::Digits => {}
+                Kind::Digits | Kind::Spaces => {}
                 // A line ends there, within the string.
                 _ if memchr2(b'\n', b'\r', inside).is_some() => return None,
                 Kind::String => {}
                 Kind::ShortText if inside.len() >= HEAD || inside.starts_with(b"data:") => return None,
-                Kind::Text | Kind::ShortText => {
-                    text = Some(std::str::from_utf8(inside).ok().filter(|text| !text.is_empty())?);
-                }
+                Kind::Text | Kind::ShortText if inside.is_empty() => return None,
+                // With the quote that ends it.
+                Kind::Text | Kind::ShortText => text = &rest[..inside.len() + 1],
             }
             known = hole.end;
             at += literal.len() + inside.len();
         }
         let last = &self.event[known..];
-        bytes.get(at..)?.starts_with(last).then_some((at + last.len(), text?))
+        bytes.get(at..)?.strip_prefix(last)?;
+        match plain_string(text) {
+            Some(text) => sink.text(text),
+            None => {
+                Unescape::default().feed(text, &mut |piece| sink.text(piece));
+            }
+        }
+        Some(at + last.len())
     }
 }
 
@@ -119,15 +130,8 @@ impl Walk<'_> {
 
     /// Past the string that begins here.
     fn string(&mut self) -> Option<()> {
-        self.at += 1;
-        loop {
-            self.at += memchr2(b'"', b'\\', self.event.get(self.at..)?)?;
-            if self.peek()? == b'"' {
-                self.at += 1;
-                return Some(());
-            }
-            self.at += 2;
-        }
+        self.at += string_bytes(self.event.get(self.at + 1..)?)?.len() + 2;
+        Some(())
     }
 
     /// The value that begins here and stands at `node`.
@@ -183,9 +187,13 @@ impl Walk<'_> {
     fn members(&mut self, node: u16, open: u8, depth: usize) -> Option<()> {
         self.at += 1;
         loop {
+            let before = self.at;
             self.space();
             match self.peek()? {
                 b'}' | b']' => {
+                    if depth == 0 {
+                        self.hole(before, self.at, Kind::Spaces)?;
+                    }
                     self.at += 1;
                     return Some(());
                 }
@@ -246,34 +254,49 @@ mod tests {
         Shape::of(&Paths::of(&TABLE), event.as_bytes())
     }
 
+    #[derive(Default)]
+    struct Said(String);
+
+    impl TextSink for Said {
+        fn text(&mut self, piece: &str) {
+            self.0 += piece;
+        }
+    }
+
     #[test]
     fn only_texts_and_what_nothing_looks_at_may_differ() {
         let shape = shape(EVENT).expect("simple");
         let find = |from: &str, to: &str| {
             assert!(EVENT.contains(from), "{from}");
             let event = EVENT.replacen(from, to, 1);
-            let found =
-                shape.find(format!("{event}data: more").as_bytes()).map(|(length, text)| (length, text.to_owned()));
-            assert!(found.is_none() || found.as_ref().is_some_and(|(length, _)| *length == event.len()), "{to}");
-            found.map(|(_, text)| text)
+            let mut said = Said::default();
+            let length = shape.find(format!("{event}data: more").as_bytes(), &mut said);
+            assert!(length.is_none_or(|length| length == event.len()), "{to}");
+            assert!(length.is_some() || said.0.is_empty(), "{to}");
+            length.map(|_| said.0)
         };
-        for (from, to, text) in
-            [("w", "w", "w"), ("\"w\"", "\" höher }]\"", " höher }]"), ("7", "123456", "w"), ("\"p\"", "\"\"", "w")]
-        {
+        for (from, to, text) in [
+            ("w", "w", "w"),
+            ("\"w\"", "\" höher }]\"", " höher }]"),
+            ("\"w\"", r#""a\n\"b\u00e9""#, "a\n\"bé"),
+            ("7", "123456", "w"),
+            ("\"p\"", "\"\"", "w"),
+            ("\"p\"", r#""p\"""#, "w"),
+            ("}\n", "    }\n", "w"),
+        ] {
             assert_eq!(find(from, to).as_deref(), Some(text), "{to}");
         }
         for (from, to) in [
             ("\"1\"", "\"2\""),
             ("\"w\"", "\"\""),
             ("\"w\"", "null"),
-            ("\"w\"", "\"a\\nb\""),
             ("\"w\"", "\"a\nb\""),
+            ("\"w\"", "\"a\\\nb\""),
             ("\"w\"", "\"w\",\"text\":\"v\""),
             ("7", "7.5"),
             ("7", "-7"),
             ("7", ""),
             ("7", "123456789012345678901"),
-            ("\"p\"", "\"p\\\"\""),
             ("\"p\"", "\"p\",\"id\":\"2\""),
             ("[1,", "[2,"),
             ("event: x", "event: y"),
@@ -282,20 +305,23 @@ mod tests {
         ] {
             assert_eq!(find(from, to), None, "{to}");
         }
-        assert!((0..EVENT.len()).all(|end| shape.find(&EVENT.as_bytes()[..end]).is_none()));
-        let cut_character = EVENT.replacen("\"w\"", "\"?\"", 1).into_bytes().into_iter();
-        assert_eq!(
-            shape.find(&cut_character.map(|byte| if byte == b'?' { 0xC3 } else { byte }).collect::<Vec<_>>()),
-            None
-        );
+        for end in 0..EVENT.len() {
+            assert!(shape.find(&EVENT.as_bytes()[..end], &mut Said::default()).is_none(), "{end}");
+        }
+        let cut = EVENT.bytes().map(|byte| if byte == b'w' { 0xC3 } else { byte }).collect::<Vec<_>>();
+        let mut said = Said::default();
+        assert!(shape.find(&cut, &mut said).is_some());
+        assert_eq!(said.0, "\u{FFFD}");
     }
 
     #[test]
     fn long_base64_is_no_text_below_deep_text() {
         let shape = shape("data: {\"deep\":\"w\"}\n\n").expect("simple");
-        let find = |text: &str| shape.find(format!("data: {{\"deep\":\"{text}\"}}\n\n").as_bytes()).is_some();
+        let find = |text: &str| {
+            shape.find(format!("data: {{\"deep\":\"{text}\"}}\n\n").as_bytes(), &mut Said::default()).is_some()
+        };
         assert!(find("word") && find(&"a b".repeat(80)));
-        assert!(!find(&"AbC4".repeat(64)) && !find("data:image/png;base64,AA"));
+        assert!(!find(&"AbC4".repeat(64)) && !find("data:image/png;base64,AA") && !find(r"\u0064ata:,"));
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub(super) enum Item {
 #[derive(Debug)]
 pub(super) struct Sse {
     document: Pruner,
-    /// For events named `error`: keeps all of them.
-    error: Pruner,
+    /// For events named `error`: keeps all of them. Most streams have none.
+    error: Option<Box<Pruner>>,
     line: Line,
     /// The last byte was a CR: an LF that follows belongs to it.
     after_cr: bool,
@@ -104,7 +104,7 @@ impl Sse {
     pub(super) fn new(interests: &'static [Interest]) -> Self {
         Self {
             document: Pruner::new(interests),
-            error: Pruner::keep_all(),
+            error: None,
             line: Line::Start,
             after_cr: false,
             field: [0; MAX_FIELD],
@@ -292,11 +292,15 @@ impl Sse {
     /// The event's data has ended as far as it can be known.
     fn is_whole(&self) -> bool {
         match self.data {
-            Data::Json { error: true } => self.error.is_complete(),
+            Data::Json { error: true } => self.error.as_ref().is_some_and(|error| error.is_complete()),
             Data::Json { error: false } => self.document.is_complete(),
             Data::Open(matched) => matched == DONE.len(),
             Data::Plain | Data::None => false,
         }
+    }
+
+    fn error(&mut self) -> &mut Pruner {
+        self.error.get_or_insert_with(|| Box::new(Pruner::keep_all()))
     }
 
     /// A byte of a field's name.
@@ -343,7 +347,7 @@ impl Sse {
         }
         match self.data {
             Data::Json { error: true } => {
-                self.error.feed(bytes, sink);
+                self.error().feed(bytes, sink);
             }
             Data::Json { error: false } => {
                 self.document.feed(bytes, sink);
@@ -363,7 +367,7 @@ impl Sse {
             _ => Data::Plain,
         };
         if self.wrapped && self.data != Data::Plain {
-            self.error.feed(b"{\"error\":", sink);
+            self.error().feed(b"{\"error\":", sink);
         }
         self.data(seen, sink);
     }
@@ -371,7 +375,7 @@ impl Sse {
     /// The event ends here: gives it if there was one.
     fn dispatch(&mut self) -> Option<Item> {
         if std::mem::take(&mut self.wrapped) && matches!(self.data, Data::Json { .. }) {
-            self.error.feed(b"}", &mut NoText);
+            self.error().feed(b"}", &mut NoText);
         }
         let item = match std::mem::replace(&mut self.data, Data::None) {
             Data::None | Data::Open(0) => {
@@ -380,7 +384,7 @@ impl Sse {
             }
             Data::Open(matched) if matched == DONE.len() => Item::Done,
             Data::Open(_) | Data::Plain => Item::Plain,
-            Data::Json { error: true } => Item::Event(self.error.take()),
+            Data::Json { error: true } => Item::Event(self.error().take()),
             Data::Json { error: false } => Item::Event(self.document.take()),
         };
         self.name_used = true;

@@ -23,18 +23,18 @@ const MAX_DEPTH: usize = 16;
 const MAX_DIGITS: usize = 20;
 
 /// One event, and where others may differ.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in super::super) struct Shape {
-    event: Vec<u8>,
+    event: Box<[u8]>,
     /// In their order.
-    holes: Vec<Hole>,
+    holes: Box<[Hole]>,
 }
 
 /// A part of the event's bytes, quotes of strings not included.
 #[derive(Debug)]
 struct Hole {
-    start: usize,
-    end: usize,
+    start: u16,
+    end: u16,
     kind: Kind,
 }
 
@@ -74,14 +74,14 @@ impl Shape {
         let mut walk = Walk { paths, event, at, holes: Vec::new(), texts: 0 };
         walk.value(ROOT, 0)?;
         let framed = event[..at].trim_ascii_end().ends_with(b"data:") && event[walk.at..] == *b"\n\n";
-        (framed && walk.texts == 1).then(|| Shape { event: event.to_vec(), holes: walk.holes })
+        (framed && walk.texts == 1).then(|| Shape { event: event.into(), holes: walk.holes.into() })
     }
 
     /// If `bytes` begin with an event of this shape: its length. Its text, which is never empty, goes to `sink`.
     pub(in super::super) fn find(&self, bytes: &[u8], sink: &mut dyn TextSink) -> Option<usize> {
         let (mut known, mut at, mut text) = (0, 0, &[][..]);
-        for hole in &self.holes {
-            let literal = &self.event[known..hole.start];
+        for hole in self.holes.iter() {
+            let literal = &self.event[known..usize::from(hole.start)];
             let rest = bytes.get(at..)?.strip_prefix(literal)?;
             let inside = match hole.kind {
                 Kind::Spaces => &rest[..rest.iter().position(|byte| *byte != b' ')?],
@@ -100,7 +100,7 @@ impl Shape {
                 // With the quote that ends it.
                 Kind::Text | Kind::ShortText => text = &rest[..inside.len() + 1],
             }
-            known = hole.end;
+            known = usize::from(hole.end);
             at += literal.len() + inside.len();
         }
         let last = &self.event[known..];
@@ -179,7 +179,8 @@ impl Walk<'_> {
     }
 
     fn hole(&mut self, start: usize, end: usize, kind: Kind) -> Option<()> {
-        self.holes.push(Hole { start, end, kind });
+        // Events are short.
+        self.holes.push(Hole { start: start as u16, end: end as u16, kind });
         (self.holes.len() <= MAX_HOLES).then_some(())
     }
 

@@ -4,7 +4,8 @@
 #   deploy/image/build.sh [--profile PROFILE] [--tag NAME] [--containers DIR] [ARCH…]    ARCH: amd64, arm64; else this machine's
 #
 # Needs: rustup target add x86_64-unknown-linux-musl (or aarch64-…); Debian's buildah and musl-tools, and for arm64 on amd64
-# gcc-aarch64-linux-gnu, libc6-dev-arm64-cross. Out come target/image/keytally-ARCH.tar (for `docker load -i`, `podman load -i`,
+# gcc-aarch64-linux-gnu, libc6-dev-arm64-cross. In the release profile the program is built by guided.sh where this machine can run
+# it and has what that needs. Out come target/image/keytally-ARCH.tar (for `docker load -i`, `podman load -i`,
 # `kind load image-archive`), what is in it as keytally-ARCH.cdx.json (sbom.sh), and the image NAME in the local container storage, instead of which --containers names a directory.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -86,12 +87,18 @@ for arch in $arches; do
         ;;
     *) fail "no image for this machine's architecture; name amd64 or arm64" ;;
     esac
-    KEYTALLY_REVISION=$revision cargo build --locked --quiet --profile "$profile" --bin keytally --target "$target"
-    folder=$profile
-    [ "$profile" != dev ] || folder=debug
+    export KEYTALLY_REVISION="$revision"
+    if [ "$profile" = release ] && [ "$arch" = "$own" ] && deploy/image/guided.sh --can; then
+        binary=$(deploy/image/guided.sh "$target")
+    else
+        cargo build --locked --quiet --profile "$profile" --bin keytally --target "$target"
+        folder=$profile
+        [ "$profile" != dev ] || folder=debug
+        binary=target/$target/$folder/keytally
+    fi
     mkdir -p "$context/$arch"
     # Nothing in the image could read symbols; the binary with them stays in target/.
-    "$strip" -o "$context/$arch/keytally.new" "target/$target/$folder/keytally"
+    "$strip" -o "$context/$arch/keytally.new" "$binary"
     chmod 0555 "$context/$arch/keytally.new"
     mv -f "$context/$arch/keytally.new" "$context/$arch/keytally"
     bill=$(deploy/image/sbom.sh "$target")

@@ -48,7 +48,7 @@ struct Reading {
     is_error: bool,
     reply: Reply,
     terminal: bool,
-    /// The last document, coming again, would change nothing but counts of events.
+    /// The last document, coming again with another text, would change nothing but the text and the count of events.
     may_repeat: bool,
 }
 

@@ -83,8 +83,8 @@ pub trait Family: Send {
     /// `:event-type`/`:exception-type`; `None` for whole answers and NDJSON lines. `streaming` tells events from answers.
     fn read(&mut self, event: Option<&str>, streaming: bool, doc: &Value, reply: &mut Reply) -> Seen;
 
-    /// Reading `doc` again, with another text of some length, would change nothing of the reply: no count is added up.
-    /// Asked of events with output only.
+    /// Reading `doc` again, with another text of some length, would change nothing that this family keeps or writes: no
+    /// count is added up. Asked of events with output only.
     fn may_repeat(&self, _doc: &Value) -> bool {
         false
     }

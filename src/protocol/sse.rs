@@ -141,7 +141,7 @@ impl Sse {
             && (self.name.is_empty() || self.name_used)
     }
 
-    /// `event`, all bytes of the event that [`Sse::next`] just gave, may come again with another text; `None`: it may not.
+    /// `event`, all bytes of the event that [`Sse::next`] just gave, may come again with another text and other ids; `None`: it may not.
     pub(super) fn learn(&mut self, event: Option<&[u8]>) {
         self.shape = None;
         if let Some(event) = event
@@ -154,7 +154,7 @@ impl Sse {
         }
     }
 
-    /// Takes an event off `bytes` that is the learnt one with another text.
+    /// Takes an event off `bytes` that is like the learnt one; its text goes to `sink`.
     pub(super) fn again(&mut self, bytes: &mut &[u8], sink: &mut dyn TextSink) -> bool {
         let found = match &self.shape {
             Some(shape) if self.is_between() => shape.find(bytes, sink),

@@ -397,17 +397,40 @@ fn events_that_look_alike_are_read_as_if_each_were_the_first() {
             body += &event.replace("WORD", random.pick(&words)).replace('7', &number).replace("xy", &other);
             body += random.pick(&["\n\n", "\n\n", "\n\n", "\r\n\r\n", "\n", "\n\n: hello\n\n"]);
         }
-        let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
-            let hint = ReplyHint { status: 200, content_type: Some("text/event-stream"), protocol };
-            let mut decoder = Decoder::new(super::super::family(protocol), hint);
-            let mut seen = Seen::default();
-            for piece in pieces {
-                seen = seen.or(decoder.feed(piece));
-            }
-            (decoder.finish(true), seen)
-        };
-        let single = read(&mut body.as_bytes().chunks(1));
-        assert_eq!(read(&mut std::iter::once(body.as_bytes())), single, "{body}");
-        assert_eq!(read(&mut body.as_bytes().chunks(1 + random.below(700))), single, "{body}");
+        assert_recognition_changes_nothing(protocol, &body, 1 + random.below(700));
     }
+}
+
+/// Events that a reader of bytes could take for what they are not.
+#[test]
+fn events_that_only_seem_alike_are_told_apart() {
+    let choice = |text: &str| format!(r#""choices":[{{"delta":{{"content":"{text}"}}}}]"#);
+    let long = "k".repeat(257);
+    for event in [
+        format!("event: error\ndata: {{{},\"o\":\"a\nevent: x\ndata: b\"}}\n\n", choice("w")),
+        format!(": data:{{\"a\":[\ndata: {{{}}}\n:],{}}}\n\n", choice("w"), choice("v")),
+        format!(
+            r#"data: {{"choices":[{{"delta":{{"images":[1],"tool_calls":{{"{long}":{{"function":{{"arguments":"w"}}}}}}}}}}]}}"#
+        ) + "\n\n",
+    ] {
+        let error = format!("event: error\ndata: {{{},\"o\":\"z\"}}\n\n", choice("w"));
+        let body = format!("{event}{event}{error}{error}");
+        assert_recognition_changes_nothing(Protocol::OpenaiChat, &body, 50);
+    }
+}
+
+/// One byte at a time no event is seen as a whole, so that none can be recognised.
+fn assert_recognition_changes_nothing(protocol: Protocol, body: &str, cut: usize) {
+    let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let hint = ReplyHint { status: 200, content_type: Some("text/event-stream"), protocol };
+        let mut decoder = Decoder::new(super::super::family(protocol), hint);
+        let mut seen = Seen::default();
+        for piece in pieces {
+            seen = seen.or(decoder.feed(piece));
+        }
+        (decoder.finish(true), seen)
+    };
+    let single = read(&mut body.as_bytes().chunks(1));
+    assert_eq!(read(&mut std::iter::once(body.as_bytes())), single, "{body}");
+    assert_eq!(read(&mut body.as_bytes().chunks(cut)), single, "{body}");
 }

@@ -9,6 +9,7 @@
 use memchr::memchr2;
 
 use super::super::Take;
+use super::MAX_KEY;
 use super::paths::{Paths, ROOT};
 use super::scan::{end_of_scalar, plain_bytes, plain_string, string_bytes};
 use super::text::{HEAD, TextSink, Unescape};
@@ -42,7 +43,7 @@ struct Hole {
 enum Kind {
     /// Generated text.
     Text,
-    /// Generated text unless it turns out to be base64 or a `data:` URL, which only a long one can.
+    /// Generated text that is too short to be taken for base64, and no `data:` URL.
     ShortText,
     /// A string that nothing looks at.
     String,
@@ -73,7 +74,10 @@ impl Shape {
         let at = event.iter().position(|byte| *byte == b'{')?;
         let mut walk = Walk { paths, event, at, holes: Vec::new(), texts: 0 };
         walk.value(ROOT, 0)?;
-        let framed = event[..at].trim_ascii_end().ends_with(b"data:") && event[walk.at..] == *b"\n\n";
+        let field = event[..at].trim_ascii_end().strip_suffix(b"data:")?;
+        let framed = matches!(field.last(), None | Some(b'\n'))
+            && memchr2(b'\n', b'\r', &event[at..walk.at]).is_none()
+            && event[walk.at..] == *b"\n\n";
         (framed && walk.texts == 1).then(|| Shape { event: event.into(), holes: walk.holes.into() })
     }
 
@@ -200,7 +204,8 @@ impl Walk<'_> {
                 }
                 b',' => self.at += 1,
                 b'"' if open == b'{' => {
-                    let key = plain_bytes(&self.event[self.at + 1..])?;
+                    // What is no UTF-8 in it takes three bytes each in the parser's count.
+                    let key = plain_bytes(&self.event[self.at + 1..]).filter(|key| key.len() <= MAX_KEY / 3)?;
                     self.at += key.len() + 2;
                     self.space();
                     if self.peek()? != b':' {
@@ -340,6 +345,11 @@ mod tests {
             "data: [{\"a\":[{\"text\":\"w\"}]}\n\n",
             "error: {\"a\":[{\"text\":\"w\"}]}\n\n",
             ": {\"a\":[{\"text\":\"w\"}]}\ndata: {\"a\":[{\"text\":\"w\"}]}\n\n",
+            ": data:{\"o\":[\ndata: {\"a\":[{\"text\":\"w\"}]}\n:],\"a\":[{\"text\":\"v\"}]}\n\n",
+            ": data: {\"a\":[{\"text\":\"w\"}]}\n\n",
+            "data: {\"a\":[{\"text\":\"w\"}],\"o\":\"a\nevent: x\ndata: b\"}\n\n",
+            "data: {\"a\":[{\"text\":\"w\"}],\"o\n\":1}\n\n",
+            "data: {\"a\":[{\"text\":\"w\"}],\"u\":[\r1]}\n\n",
             "data: {\"a\":[{\"text\":\"w\"}\n\n",
             "data: {\"a\":[{\"text\":\"w\\",
             "data: {\"a\":[{\"text\":\"w\"",
@@ -351,6 +361,8 @@ mod tests {
         }
         let long = format!("data: {{\"o\":\"{}\",\"a\":[{{\"text\":\"w\"}}]}}\n\n", "x".repeat(MAX_EVENT));
         assert!(shape(&long).is_none());
+        let key = "k".repeat(MAX_KEY);
+        assert!(shape(&format!("data: {{\"{key}\":1,\"a\":[{{\"text\":\"w\"}}]}}\n\n")).is_none());
         let many = "\"n\":1,".repeat(MAX_HOLES);
         assert!(shape(&format!("data: {{{many}\"a\":[{{\"text\":\"w\"}}]}}\n\n")).is_none());
     }

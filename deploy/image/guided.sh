@@ -44,6 +44,6 @@ KEYTALLY_BINARY=$work/counting KEYTALLY_SOAK_SECONDS=60 KEYTALLY_SOAK_RATE=300 \
 "$merge" merge -o "$work/counts.profdata" "$work/counts"
 profile=$work/$(sha256sum "$work/counts.profdata" | cut -c1-16).profdata
 mv "$work/counts.profdata" "$profile"
-# What runs often is kept apart from what hardly does, so that less of the file is in memory.
+# What runs often stands together in the file.
 build "-Cprofile-use=$profile -Clink-arg=-Wl,-z,keep-text-section-prefix"
 echo "$work/$target/release/keytally"

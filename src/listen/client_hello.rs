@@ -164,11 +164,12 @@ fn server_name(data: &mut Fields<'_>) -> Option<Option<String>> {
     let mut list = data.long()?;
     let mut found = None;
     while !list.0.is_empty() {
-        let kind = list.u8()?;
-        let name = list.long()?.0;
-        if kind == 0 && found.is_none() {
-            found = Some(name);
+        // How long a name of another type is, nobody has said (RFC 6066, 3): the list ends there.
+        if list.u8()? != 0 {
+            break;
         }
+        let name = list.long()?.0;
+        found.get_or_insert(name);
     }
     Some(found.and_then(host_name))
 }
@@ -317,6 +318,20 @@ mod tests {
         let mut longer = whole.clone();
         longer.extend_from_slice(b"more");
         assert_eq!(read(&longer), read(&whole));
+    }
+
+    #[test]
+    fn of_a_list_of_names_the_first_host_name_counts() {
+        let name = |list: &[u8]| {
+            let data = [&(list.len() as u16).to_be_bytes(), list].concat();
+            server_name(&mut Fields(&data))
+        };
+        let known = Some(Some("a.bc".to_owned()));
+        assert_eq!(name(b"\0\0\x04a.bc"), known);
+        assert_eq!(name(b"\0\0\x04a.bc\0\0\x04d.ef"), known);
+        assert_eq!(name(b"\0\0\x04a.bcenai.com"), known, "a type whose length nobody knows");
+        assert_eq!(name(b"enai.com"), Some(None));
+        assert_eq!(name(b"\0\0\x05a.bc"), None);
     }
 
     #[test]

@@ -401,11 +401,14 @@ fn priced_at(exchange: &Exchange, time: jiff::Timestamp) -> Option<f64> {
     for (key, count) in book["usage"].as_object()? {
         counts.insert(key.as_str(), count.as_f64().unwrap_or(0.0));
     }
-    let provider = book["extractor"].as_str()?.split('/').next()?;
-    let request = PriceRequest::new(book["model"].as_str()?, &counts)
-        .with_provider_id(provider)
-        .with_timestamp(SystemTime::from(time));
-    BOOK.calculate(&request).ok().map(|calculation| calculation.total_price)
+    // The extractor's is that of the format: DeepSeek answers in OpenAI's, too, and is in the book itself.
+    let format = book["extractor"].as_str()?.split('/').next()?;
+    [exchange.provider.as_str(), format].into_iter().find_map(|provider| {
+        let request = PriceRequest::new(book["model"].as_str()?, &counts)
+            .with_provider_id(provider)
+            .with_timestamp(SystemTime::from(time));
+        BOOK.calculate(&request).ok().map(|calculation| calculation.total_price)
+    })
 }
 
 /// Dollars for the searches that OpenAI and Gemini ran on their side; the reference leaves them out.

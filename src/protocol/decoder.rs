@@ -152,22 +152,17 @@ impl Decoder {
         let reading = &mut self.reading;
         match &mut self.framing {
             Framing::Documents(documents) => seen = documents.feed(bytes, reading),
-            Framing::Sse(sse) => {
-                let output = Seen { output: true, terminal: false };
-                loop {
-                    while sse.again(&mut bytes, &mut reading.reply.output) {
-                        reading.reply.output_events += 1;
-                        seen.output = true;
-                    }
-                    let (from, whole) = (bytes, sse.is_between());
-                    let Some(item) = sse.next(&mut bytes, &mut reading.reply.output) else { break };
-                    reading.may_repeat = false;
-                    let event = reading.sse(item, sse);
-                    seen = seen.or(event);
-                    let again = whole && reading.may_repeat && event == output;
-                    sse.learn(again.then(|| &from[..from.len() - bytes.len()]));
+            Framing::Sse(sse) => loop {
+                while sse.again(&mut bytes, &mut reading.reply.output) {
+                    reading.reply.output_events += 1;
+                    seen.output = true;
                 }
-            }
+                let (from, whole) = (bytes, sse.is_between());
+                let Some(item) = sse.next(&mut bytes, &mut reading.reply.output) else { break };
+                seen = seen.or(reading.sse(item, sse));
+                let again = std::mem::take(&mut reading.may_repeat) && whole;
+                sse.learn(again.then(|| &from[..from.len() - bytes.len()]));
+            },
             Framing::EventStream(stream) => {
                 while let Some(message) = stream.next(&mut bytes, &mut reading.reply.output) {
                     seen = seen.or(reading.message(message, stream));
@@ -315,7 +310,7 @@ impl Reading {
         self.reply.stream |= streaming;
         self.reply.output_events += u64::from(seen.output);
         self.terminal |= streaming && seen.terminal;
-        self.may_repeat = seen.output && self.family.may_repeat(&document.value);
+        self.may_repeat = seen.output && !seen.terminal && self.family.may_repeat(&document.value);
         seen
     }
 

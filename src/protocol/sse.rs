@@ -141,7 +141,8 @@ impl Sse {
             && (self.name.is_empty() || self.name_used)
     }
 
-    /// `event`, all bytes of the event that [`Sse::next`] just gave, may come again with another text and other ids; `None`: it may not.
+    /// `event`, all bytes of the event that [`Sse::next`] just gave, may come again with another text and other ids;
+    /// `None`: it may not.
     pub(super) fn learn(&mut self, event: Option<&[u8]>) {
         self.shape = None;
         if let Some(event) = event

@@ -24,6 +24,7 @@ pub mod meter;
 pub mod protocol;
 pub mod provider;
 pub mod proxy;
+mod recent;
 pub mod tap;
 mod terminal;
 pub mod upstream;

@@ -110,25 +110,25 @@ pub(super) struct Found {
 
 // === to rows ===
 
-pub(super) fn caller_cells(record: &CallRecord) -> Vec<Cell> {
+pub(super) fn caller_cells(record: &CallRecord) -> [Cell<'_>; 7] {
     let labels = (!record.labels.is_empty()).then(|| {
         let labels: Map<_, _> =
             record.labels.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
         Value::Object(labels).to_string()
     });
-    vec![
+    [
         record.key.as_ref().map(Fingerprint::as_str).into(),
         record.key_name.as_deref().into(),
         record.team.as_deref().into(),
         record.env.as_deref().into(),
         record.client.as_deref().into(),
-        labels.as_deref().into(),
+        labels.into(),
         record.account.as_deref().into(),
     ]
 }
 
-pub(super) fn target_cells(record: &CallRecord) -> Vec<Cell> {
-    vec![
+pub(super) fn target_cells(record: &CallRecord) -> [Cell<'_>; 9] {
+    [
         record.way.as_str().into(),
         (&*record.provider).into(),
         record.operation.as_str().into(),
@@ -141,10 +141,10 @@ pub(super) fn target_cells(record: &CallRecord) -> Vec<Cell> {
     ]
 }
 
-pub(super) fn result_cells(record: &CallRecord) -> Vec<Cell> {
+pub(super) fn result_cells(record: &CallRecord) -> [Cell<'_>; 14] {
     let findings: Vec<&str> = record.findings.iter().map(|finding| finding.as_str()).collect();
-    vec![
-        record.status.map_or(Cell::Null, |status| Cell::Int(status.into())),
+    [
+        record.status.into(),
         record.outcome.as_str().into(),
         record.fault.as_str().into(),
         record.retryable.into(),
@@ -157,7 +157,7 @@ pub(super) fn result_cells(record: &CallRecord) -> Vec<Cell> {
         record.unpriced_reason.map(|reason| reason.as_str()).into(),
         record.cost_stated.into(),
         record.partly_priced.into(),
-        (!findings.is_empty()).then(|| findings.join(" ")).as_deref().into(),
+        (!findings.is_empty()).then(|| findings.join(" ")).into(),
     ]
 }
 

@@ -181,9 +181,9 @@ impl Store {
                 }
                 let day = row::millis(call.time).div_euclid(DAY_MILLIS);
                 let ids = [
-                    self.callers.id(&transaction, row::caller_cells(call), day)?,
-                    self.targets.id(&transaction, row::target_cells(call), day)?,
-                    self.results.id(&transaction, row::result_cells(call), day)?,
+                    self.callers.id(&transaction, &row::caller_cells(call), day)?,
+                    self.targets.id(&transaction, &row::target_cells(call), day)?,
+                    self.results.id(&transaction, &row::result_cells(call), day)?,
                 ];
                 row::insert(&mut insert, call, ids)?;
             }

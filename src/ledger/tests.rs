@@ -105,6 +105,27 @@ fn texts_that_repeat_are_stored_once() {
 }
 
 #[test]
+fn a_text_in_use_is_not_forgotten_for_those_that_come_once() {
+    let (_dir, path) = file();
+    let model = |name: String| CallRecord { request_model: Some(name), ..bare() };
+    let mut store = Store::open(&path).unwrap();
+    // More than are remembered.
+    for batch in 0..25 {
+        let once = (0..1_000).map(|n| model(format!("once-{batch}-{n}")));
+        let calls: Vec<_> = once.chain([model("again".to_owned())]).map(|call| at(call, start())).collect();
+        store.write(&calls, false).unwrap();
+    }
+    // And the first of them comes back after all.
+    store.write(&[at(model("once-0-0".to_owned()), start())], false).unwrap();
+    let connection = Connection::open(&path).unwrap();
+    let rows = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, u32>(0)).unwrap();
+    assert_eq!(rows("SELECT count(*) FROM targets WHERE request_model = 'again'"), 1);
+    assert_eq!(rows("SELECT count(*) FROM targets WHERE request_model = 'once-0-0'"), 2);
+    assert_eq!(rows("SELECT count(*) FROM targets"), 25_002);
+    assert_eq!(all(&Reader::open(&path).unwrap(), &Query::default()).len(), 25_026);
+}
+
+#[test]
 fn one_process_writes_and_others_read() {
     let (_dir, path) = file();
     let mut store = Store::open(&path).unwrap();

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use foldhash::quality::RandomState;
 
-use super::recent::Recent;
 use crate::call::{CallFacts, End, GeneratedError, Operation, Protocol, UnpricedReason, Usage, UsagePart};
+use crate::recent::Recent;
 
 /// Answers that are remembered: at 50 a second those of the last five minutes, in about 1 MiB.
 pub const MAX_ANSWERS: usize = 16_384;
@@ -70,7 +70,7 @@ impl Billed {
             None => {
                 if !reply.repeats_usage {
                     let answer = Answer { seen: facts.started, usage: counts };
-                    *self.answers.get_or_insert_with(key, || answer) = answer;
+                    self.answers.put(key, answer);
                 }
                 reply.repeats_usage
             }

@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use foldhash::quality::RandomState;
 
-use super::recent::Recent;
 use crate::call::{Finding, Fingerprint, LimitResource, Limits, Outcome, Retry};
+use crate::recent::Recent;
 
 /// Keys whose story is kept: five times as many as may be labels, so that a flood of made-up keys does not push out the
 /// real ones at once.

@@ -12,7 +12,6 @@ mod estimate;
 mod finding;
 mod model;
 mod price;
-mod recent;
 mod redact;
 mod retry;
 mod shape;

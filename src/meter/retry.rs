@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::recent::Recent;
+use crate::recent::Recent;
 
 /// A retry comes within this time after the failed try ended. SDKs wait 0.5 to 8 s by themselves and up to a minute when
 /// the provider names a wait.

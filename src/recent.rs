@@ -1,7 +1,8 @@
 //! A map that remembers the most recently used entries and forgets the rest.
 //!
 //! Holds at most its capacity. When full, the least recently used eighth is forgotten at once: one scan pays for many
-//! inserts, so an insert costs O(1) on average, and at most an eighth of the room stands empty.
+//! inserts, so an insert costs O(1) on average, and at most an eighth of the room stands empty. All of them stand in one
+//! table: entries that come and go leave no holes in the heap.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -59,14 +60,16 @@ impl<K: Hash + Eq, V> Recent<K, V> {
 
     /// Finds an entry or makes it, and marks it as used.
     pub fn get_or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
-        self.clock += 1;
-        if self.entries.len() >= self.capacity && !self.entries.contains_key(&key) {
-            self.forget_oldest();
-        }
-        let clock = self.clock;
+        let clock = self.room_for(&key);
         let slot = self.entries.entry(key).or_insert_with(|| Slot { value: make(), used: clock });
         slot.used = clock;
         &mut slot.value
+    }
+
+    /// Sets an entry and marks it as used.
+    pub fn put(&mut self, key: K, value: V) {
+        let used = self.room_for(&key);
+        self.entries.insert(key, Slot { value, used });
     }
 
     /// Forgets one entry.
@@ -77,9 +80,23 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         self.entries.remove(key).map(|slot| slot.value)
     }
 
+    /// Forgets what is not to be kept.
+    pub fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
+        self.entries.retain(|_, slot| keep(&slot.value));
+    }
+
     /// All entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.entries.iter().map(|(key, slot)| (key, &slot.value))
+    }
+
+    /// Makes room for an entry that is used now, and says when that is.
+    fn room_for(&mut self, key: &K) -> u64 {
+        self.clock += 1;
+        if self.entries.len() >= self.capacity && !self.entries.contains_key(key) {
+            self.forget_oldest();
+        }
+        self.clock
     }
 
     fn forget_oldest(&mut self) {

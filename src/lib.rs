@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod export;
+mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod ledger;

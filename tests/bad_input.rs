@@ -100,6 +100,22 @@ fn a_file_that_is_no_configuration() {
     assert!(!pasted.contains("0123456789abcdef"), "a pasted key is not repeated: {pasted}");
 }
 
+/// Named by mistake, read until memory ends or for ever.
+#[test]
+fn files_without_end_are_refused() {
+    for text in [
+        "prices: { book: /dev/zero }",
+        "upstream: { ca_file: /dev/zero }",
+        "providers: { openai: { ca_file: /dev/zero } }",
+        "export: { otlp: { endpoint: \"https://localhost:1\", ca_file: /dev/zero } }",
+        "tls: { ca_certificate: /dev/zero, ca_key: /dev/zero }",
+        "fingerprint: { salt: { file: /dev/zero } }",
+    ] {
+        let told = refused(text);
+        assert!(told.contains("/dev/zero") && told.contains("not a regular file"), "{text}: {told}");
+    }
+}
+
 #[test]
 fn an_empty_file_means_the_defaults() {
     let dir = tempfile::tempdir().unwrap();

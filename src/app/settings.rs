@@ -1,6 +1,7 @@
 //! From configuration to what the rooms are started with, and which of it no room can use.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,15 +10,19 @@ use anyhow::Context;
 use crate::config::{CallsSink, Config, Misfit, OtlpCompression, Step};
 use crate::export::metrics::{Metrics, MetricsConfig, Side};
 use crate::export::{ExportSettings, LedgerSettings, LogTarget, OtlpHeaders, OtlpSettings, Sampling, TraceSettings};
+use crate::files;
 use crate::ledger::Retention;
 use crate::listen::ca::Authority;
 use crate::listen::permitted;
 use crate::listen::tls::Interception;
-use crate::meter::{AccountNames, MeterConfig, PriceBook, Rules};
+use crate::meter::{AccountNames, MeterConfig, PriceBook, PriceOverride, Rules};
 use crate::provider::Catalog;
 use crate::proxy::forward::ProxyPassword;
 use crate::proxy::{Snapshot, Upstreams};
 use crate::upstream::{Opened, Reach, Roots, Upstream, UpstreamSettings};
+
+/// Twenty times what the book has today.
+const MAX_PRICE_BOOK_BYTES: u64 = 64 << 20;
 
 /// What the rooms cannot use of a configuration whose values are right one by one. Nothing is kept of what is built here.
 pub fn misfits(config: &Config) -> Vec<Misfit> {
@@ -40,7 +45,9 @@ pub fn misfits(config: &Config) -> Vec<Misfit> {
             misfits.push(Misfit { path, text: format!("{error:#}") });
         }
     };
-    file(vec![name("prices"), name("book")], price_book(config).map(drop));
+    if let Some(path) = &config.price_book {
+        file(vec![name("prices"), name("book")], price_book(path, &[]).map(drop));
+    }
     if let Some(path) = &config.upstream.ca_file {
         file(vec![name("upstream"), name("ca_file")], Roots::check(path));
     }
@@ -58,13 +65,15 @@ pub fn misfits(config: &Config) -> Vec<Misfit> {
     misfits
 }
 
-/// The book that config names; `None` for the embedded one.
-fn price_book(config: &Config) -> anyhow::Result<Option<PriceBook>> {
-    let Some(path) = &config.price_book else { return Ok(None) };
+/// A book of its own, instead of the embedded one.
+///
+/// # Errors
+/// The file cannot be read, or is no price book.
+pub(crate) fn price_book(path: &Path, overrides: &[PriceOverride]) -> anyhow::Result<PriceBook> {
     let shown = path.display();
-    let bytes = std::fs::read(path).with_context(|| format!("{shown}: cannot be read; check path and mode"))?;
-    let written = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    PriceBook::from_json(&bytes, written, config.prices.clone()).map(Some).with_context(|| shown.to_string())
+    let bytes = files::read(path, MAX_PRICE_BOOK_BYTES).with_context(|| shown.to_string())?;
+    let written = std::fs::metadata(path).and_then(|about| about.modified()).ok();
+    PriceBook::from_json(&bytes, written, overrides.to_vec()).with_context(|| shown.to_string())
 }
 
 /// How connections to providers are made; `own` is a provider's own certificate authority.
@@ -118,8 +127,10 @@ pub(super) fn snapshot(config: &Config, metrics: &Metrics, listeners: &Arc<[Sock
 }
 
 pub(super) fn meter_config(config: &Config) -> anyhow::Result<MeterConfig> {
-    let prices = price_book(config).context("prices.book")?;
-    let prices = prices.unwrap_or_else(|| PriceBook::bundled(config.prices.clone()));
+    let prices = match &config.price_book {
+        Some(path) => price_book(path, &config.prices).context("prices.book")?,
+        None => PriceBook::bundled(config.prices.clone()),
+    };
     let rules = Rules::build(&config.rules).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("rules: {}", lines.join("; "))

@@ -73,8 +73,10 @@ fn salt(args: &FingerprintArgs) -> anyhow::Result<Secret> {
     let named = match (&args.salt_env, &args.salt_file) {
         (Some(name), _) => Some(Zeroizing::new(variable(name)?)),
         (None, Some(path)) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("--salt-file {}", path.display()))?;
-            Some(Zeroizing::new(text))
+            let shown = || format!("--salt-file {}", path.display());
+            let bytes = limited(std::fs::File::open(path).with_context(shown)?).with_context(shown)?;
+            let text = str::from_utf8(&bytes).with_context(shown)?;
+            Some(Zeroizing::new(text.to_owned()))
         }
         (None, None) => None,
     };
@@ -112,10 +114,15 @@ fn from_input() -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let key = rpassword::prompt_password("key (not shown): ").context("the terminal")?;
         return Ok(Zeroizing::new(key.into_bytes()));
     }
+    limited(stdin.lock()).context("standard input")
+}
+
+/// Of a pipe, too: what a shell makes of `--salt-file <(vault read …)` is one.
+fn limited(from: impl Read) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let mut input = Zeroizing::new(Vec::with_capacity(INPUT_BYTES as usize + 1));
-    stdin.lock().take(INPUT_BYTES + 1).read_to_end(&mut input).context("standard input")?;
+    from.take(INPUT_BYTES + 1).read_to_end(&mut input)?;
     if input.len() as u64 > INPUT_BYTES {
-        bail!("more than 64 KiB on standard input; a key has one line");
+        bail!("more than 64 KiB; keys and salts have one line");
     }
     Ok(input)
 }

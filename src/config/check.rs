@@ -546,18 +546,9 @@ fn is_secret_header(name: &str) -> bool {
 
 /// Reads a secret; the error says what is wrong and names the file.
 fn from_file(path: &FsPath) -> Result<String, String> {
-    use std::io::Read;
-    let wrong = |what: String| format!("the file {}: {what}", shown(&path.to_string_lossy()));
-    let metadata = std::fs::metadata(path).map_err(|e| wrong(format!("cannot be read ({e}); check path and mode")))?;
-    if !metadata.is_file() {
-        return Err(wrong("not a regular file; name the file that holds the value".to_owned()));
-    }
-    let mut text = String::new();
-    let read = std::fs::File::open(path).and_then(|f| f.take(SECRET_BYTES + 1).read_to_string(&mut text));
-    read.map_err(|e| wrong(format!("cannot be read ({e}); check mode and encoding")))?;
-    if text.len() as u64 > SECRET_BYTES {
-        return Err(wrong("larger than 64 KiB; is it the right file?".to_owned()));
-    }
+    let wrong = |what: &dyn std::fmt::Display| format!("the file {}: {what}", shown(&path.to_string_lossy()));
+    let bytes = crate::files::read(path, SECRET_BYTES).map_err(|error| wrong(&error))?;
+    let text = str::from_utf8(&bytes).map_err(|_| wrong(&"not UTF-8; save it as UTF-8"))?;
     Ok(text.trim().to_owned())
 }
 

@@ -505,30 +505,11 @@ impl Source {
     }
 }
 
-/// Reads a regular file of at most [`MAX_FILE_BYTES`]; the error says what is wrong, without the path.
+/// A file of at most [`MAX_FILE_BYTES`]; the error says what is wrong, without the path.
 fn read_text(path: &Path) -> Result<String, String> {
-    use std::io::{ErrorKind, Read};
-    let explain = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => "no such file; check the path".to_owned(),
-        ErrorKind::PermissionDenied => "no permission to read it; check its mode and owner".to_owned(),
-        _ => format!("cannot be read: {error}"),
-    };
-    // Looked at before it is opened: opening a named pipe would wait for its writer.
-    let metadata = std::fs::metadata(path).map_err(explain)?;
-    if metadata.is_dir() {
-        return Err("a directory; name the file in it".to_owned());
-    }
-    if !metadata.is_file() {
-        return Err("not a regular file; write the configuration to a file".to_owned());
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(explain)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(explain)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(format!("larger than {} MiB; is it the right file?", MAX_FILE_BYTES >> 20));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..valid].iter().filter(|b| **b == b'\n').count() + 1;
+    let bytes = crate::files::read(path, MAX_FILE_BYTES).map_err(|error| error.to_string())?;
+    str::from_utf8(&bytes).map(str::to_owned).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
         format!("not UTF-8 (line {line}); save it as UTF-8")
     })
 }

@@ -340,7 +340,7 @@ fn files_that_are_none() {
     {
         let status = std::process::Command::new("mkfifo").arg(path("pipe.yaml")).status();
         if status.is_ok_and(|s| s.success()) {
-            assert_eq!(problem(path("pipe.yaml")), "not a regular file; write the configuration to a file");
+            assert_eq!(problem(path("pipe.yaml")), "not a regular file; write its content to one");
         }
         std::os::unix::fs::symlink(path("loop.yaml"), path("loop.yaml")).unwrap();
         assert!(problem(path("loop.yaml")).starts_with("cannot be read: "));

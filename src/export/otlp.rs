@@ -36,6 +36,7 @@ use super::settings::{OtlpError, OtlpProtocol, OtlpSettings, TraceSettings};
 use super::trace_context;
 use super::traces::{SCHEMA_URL_1_41, Spans};
 use crate::call::CallRecord;
+use crate::files;
 
 /// Longest wait for a TCP connection to the collector.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -191,8 +192,9 @@ fn connector(otlp: &OtlpSettings, url: &url::Url, http2: bool) -> Result<Connect
         .with_root_certificates(roots);
     let tls = match (&otlp.client_certificate, &otlp.client_key) {
         (Some(chain), Some(key)) => {
-            let key = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| OtlpError::Certificate { path: key.clone(), reason: error.to_string() })?;
+            let wrong = |reason: String| OtlpError::Certificate { path: key.clone(), reason };
+            let bytes = files::read(key, files::MAX_CERTIFICATE_BYTES).map_err(|error| wrong(error.to_string()))?;
+            let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
             tls.with_client_auth_cert(certificates(chain)?, key)
                 .map_err(|error| OtlpError::Exporter(format!("client certificate: {error}")))?
         }
@@ -224,8 +226,9 @@ fn roots(otlp: &OtlpSettings) -> Result<rustls::RootCertStore, OtlpError> {
 
 fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, OtlpError> {
     let wrong = |reason: String| OtlpError::Certificate { path: path.to_owned(), reason };
-    let list = CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))?;
-    let list = list.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(error.to_string()))?;
+    let bytes = files::read(path, files::MAX_CERTIFICATE_BYTES).map_err(|error| wrong(error.to_string()))?;
+    let list = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+    let list = list.map_err(|error| wrong(error.to_string()))?;
     if list.is_empty() { Err(wrong("holds no certificate".to_owned())) } else { Ok(list) }
 }
 

@@ -25,6 +25,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 use zeroize::Zeroizing;
 
+use crate::files::{self, FileError};
+
 /// Private key and certificate.
 const KEY_FILE: &str = "ca-key.pem";
 /// What applications trust.
@@ -360,21 +362,13 @@ fn pem(certificate: &CertificateDer<'_>) -> String {
     text
 }
 
-/// A file's bytes; `None` when there is no such file. Wiped after use: it may hold a key.
+/// A file's bytes; `None` when there is no such file.
 fn read(path: &Path) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {
-    use std::io::Read;
-    let shown = path.display();
-    let metadata = match std::fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("{shown}: cannot be read; check mode and owner")),
-    };
-    ensure!(metadata.is_file(), "{shown}: not a regular file");
-    ensure!(metadata.len() <= MAX_FILE_BYTES, "{shown}: larger than 1 MiB; is it the right file?");
-    let mut bytes = Zeroizing::new(Vec::with_capacity(metadata.len() as usize + 1));
-    let file = std::fs::File::open(path).with_context(|| format!("{shown}: cannot be read; check mode and owner"))?;
-    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).with_context(|| shown.to_string())?;
-    Ok(Some(bytes))
+    match files::read(path, MAX_FILE_BYTES) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(FileError::Missing) => Ok(None),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
 }
 
 #[cfg(unix)]

@@ -29,6 +29,7 @@ use super::reach::{Forbidden, Reach};
 use super::{UpstreamSettings, chain, find_source};
 use crate::call::GeneratedError;
 use crate::config::UpstreamProxy;
+use crate::files;
 
 /// Roots of trust for upstream TLS: the system's, or the bundled Mozilla set where the system has none, plus files.
 pub struct Roots(RootCertStore);
@@ -65,9 +66,8 @@ impl Roots {
 fn add_file(store: &mut RootCertStore, path: &std::path::Path) -> anyhow::Result<()> {
     let shown = path.display();
     let mut added = 0;
-    let certificates = CertificateDer::pem_file_iter(path)
-        .with_context(|| format!("{shown}: cannot be read; give a readable PEM file"))?;
-    for certificate in certificates {
+    let bytes = files::read(path, files::MAX_CERTIFICATE_BYTES).with_context(|| shown.to_string())?;
+    for certificate in CertificateDer::pem_slice_iter(&bytes) {
         let certificate = certificate.with_context(|| format!("{shown}: not PEM"))?;
         store.add(certificate).with_context(|| format!("{shown}: not a certificate authority"))?;
         added += 1;

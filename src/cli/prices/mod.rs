@@ -6,14 +6,14 @@
 mod like_last;
 mod show;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use super::{ConfigArgs, span};
-use crate::config::Config;
+use crate::app::price_book;
 use crate::meter::{ListedFamily, PriceBook, family};
 use crate::provider::Catalog;
 
@@ -68,7 +68,7 @@ struct Shelf {
 pub(super) fn run(args: PricesArgs, now: SystemTime) -> anyhow::Result<String> {
     let config = super::source(args.config, None, None).load()?.config;
     let book = match args.book.as_deref().or(config.price_book.as_deref()) {
-        Some(path) => read(path, &config)?,
+        Some(path) => price_book(path, &config.prices)?,
         None => PriceBook::bundled(config.prices.clone()),
     };
     let catalog = Catalog::build(&config.providers).map_err(|errors| {
@@ -102,17 +102,14 @@ pub(super) fn run(args: PricesArgs, now: SystemTime) -> anyhow::Result<String> {
     show::offers(model, &offers, &shelf, args.format)
 }
 
-fn read(path: &Path, config: &Config) -> anyhow::Result<PriceBook> {
-    let shown = path.display();
-    let bytes = std::fs::read(path).with_context(|| format!("{shown}: cannot be read; check path and mode"))?;
-    let written = std::fs::metadata(path).and_then(|about| about.modified()).ok();
-    PriceBook::from_json(&bytes, written, config.prices.clone()).with_context(|| shown.to_string())
-}
-
 /// What to say of a model that is not in the book, with names that may have been meant.
 fn unknown(model: &str, families: &[ListedFamily]) -> String {
     let wanted = family(model);
     let shown: String = model.chars().filter(|c| !c.is_control()).take(80).collect();
+    if let Some(listed) = families.iter().find(|listed| listed.name == wanted) {
+        let providers = listed.providers.join(", ");
+        return format!("\"{shown}\": in the price book ({providers}), but without a price; prices.overrides sets one");
+    }
     let mut near: Vec<(f64, &str)> = families
         .iter()
         .map(|listed| {

@@ -73,6 +73,13 @@ fn a_name_that_nobody_knows_brings_proposals() {
 }
 
 #[test]
+fn a_model_without_a_price_is_not_proposed_to_whoever_asked_for_it() {
+    let listed = ListedFamily { name: "made-up-1".to_owned(), providers: vec!["somebody".to_owned()] };
+    let told = unknown("made-up-1", &[listed]);
+    assert_eq!(told, "\"made-up-1\": in the price book (somebody), but without a price; prices.overrides sets one");
+}
+
+#[test]
 fn models_are_listed_and_looked_for() {
     let all = ask(args(None, Format::Table));
     assert!(all.lines().count() > 500 && all.contains("\ngpt-4o-mini "), "{}", &all[..500]);

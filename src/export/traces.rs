@@ -250,8 +250,10 @@ impl Spans {
         let mut attributes = Attributes(Vec::with_capacity(5));
         attributes.text(HTTP_METHOD, method(&record.method));
         attributes.some_int(HTTP_STATUS, record.status.map(u64::from));
-        attributes.some_text(ERROR_TYPE, failed.then(|| record.outcome.as_str()));
-        attributes.text(WAY, record.way.as_str());
+        if failed {
+            attributes.word(ERROR_TYPE, record.outcome.as_str());
+        }
+        attributes.word(WAY, record.way.as_str());
         attributes.put(CALL_ID, record.call_id.to_string());
         let server = SpanData {
             span_context: SpanContext::new(
@@ -313,7 +315,7 @@ impl Spans {
 
     fn attributes(&self, record: &CallRecord, operation: &'static str) -> Vec<KeyValue> {
         let mut to = Attributes(Vec::with_capacity(40));
-        to.text(OPERATION, operation);
+        to.word(OPERATION, operation);
         to.text(PROVIDER, provider(&record.provider));
         to.some_text(REQUEST_MODEL, record.request_model.as_deref());
         to.text(SERVER_ADDRESS, &record.server_address);
@@ -357,10 +359,10 @@ impl Spans {
         to.some_text(URL_FULL, record.url.as_deref());
 
         if is_error(record) {
-            to.text(ERROR_TYPE, record.outcome.as_str());
+            to.word(ERROR_TYPE, record.outcome.as_str());
         }
-        to.text(OUTCOME, record.outcome.as_str());
-        to.text(FAULT, record.fault.as_str());
+        to.word(OUTCOME, record.outcome.as_str());
+        to.word(FAULT, record.fault.as_str());
         if record.outcome != Outcome::Ok {
             to.some_text(FIRST_FIX, record.first_fix.as_deref());
         }
@@ -379,12 +381,12 @@ impl Spans {
             to.put(format!("{prefix}{}", cut(name)), Value::from(cut(value).to_owned()));
         }
         to.some_double(COST_USD, record.cost.map(Money::as_f64));
-        to.text(USAGE_SOURCE, record.usage_source.as_str());
-        if record.cost.is_none() {
-            to.some_text(UNPRICED_REASON, record.unpriced_reason.map(|reason| reason.as_str()));
+        to.word(USAGE_SOURCE, record.usage_source.as_str());
+        if let Some(reason) = record.unpriced_reason.filter(|_| record.cost.is_none()) {
+            to.word(UNPRICED_REASON, reason.as_str());
         }
         if record.stream && (unfinished || record.end == End::Complete) {
-            to.text(STREAM_END, record.end.as_str());
+            to.word(STREAM_END, record.end.as_str());
         }
         to.some_double(OVERHEAD, Some(record.overhead().as_secs_f64()));
         to.some_double(CONNECT, record.timing.connect.as_ref().map(Duration::as_secs_f64));
@@ -399,7 +401,7 @@ impl Spans {
         to.some_double(RETRY_AFTER, record.limits.retry_after.as_ref().map(Duration::as_secs_f64));
         to.some_text(PROVIDER_REQUEST_ID, record.provider_request_id.as_deref());
         to.put(CALL_ID, record.call_id.to_string());
-        to.text(WAY, record.way.as_str());
+        to.word(WAY, record.way.as_str());
         to.some_int(RETRY_COUNT, (record.retry_count > 0).then_some(u64::from(record.retry_count)));
         to.texts(FINDINGS, record.findings.iter().map(|finding| finding.as_str()));
         to.0
@@ -422,8 +424,8 @@ impl Spans {
                 to.some_int(USAGE_IMAGE_OUTPUT, usage.output_image_tokens);
                 if let Some(cost) = record.cost {
                     to.some_double(USAGE_COST_AMOUNT, Some(cost.as_f64()));
-                    to.text(USAGE_COST_CURRENCY, "USD");
-                    to.text(USAGE_COST_SOURCE, if record.cost_stated { "provider" } else { "local" });
+                    to.word(USAGE_COST_CURRENCY, "USD");
+                    to.word(USAGE_COST_SOURCE, if record.cost_stated { "provider" } else { "local" });
                 }
             }
         }
@@ -436,6 +438,11 @@ struct Attributes(Vec<KeyValue>);
 impl Attributes {
     fn put(&mut self, name: impl Into<opentelemetry::Key>, value: impl Into<Value>) {
         self.0.push(KeyValue::new(name, value));
+    }
+
+    /// A text of the program's own, which need not be copied.
+    fn word(&mut self, name: &'static str, word: &'static str) {
+        self.put(name, word);
     }
 
     fn text(&mut self, name: &'static str, text: &str) {
@@ -473,6 +480,10 @@ impl Attributes {
 }
 
 fn cut(text: &str) -> &str {
+    // A character takes at least a byte.
+    if text.len() <= MAX_TEXT_CHARS {
+        return text;
+    }
     text.char_indices().nth(MAX_TEXT_CHARS).map_or(text, |(end, _)| &text[..end])
 }
 

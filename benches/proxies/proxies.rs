@@ -87,6 +87,11 @@ impl Proxy {
         self.program().is_some()
     }
 
+    /// 1,000 calls a second, or 10,000 events, are not more than it can do on one core.
+    pub fn keeps_pace(self) -> bool {
+        !matches!(self, Proxy::Litellm | Proxy::Portkey)
+    }
+
     /// Ways to use it that make sense: most are not made to intercept.
     pub fn takes_part(self, way: Way) -> bool {
         match way {

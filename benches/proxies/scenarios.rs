@@ -28,14 +28,18 @@ pub fn run(asked: &Asked) {
     let bench = Bench { asked, world: &world, runtime: &runtime };
 
     if wanted("plain") {
-        let rounds = bench.rounds(Way::Plain, |target, proxy| {
-            let target = target.asking(CHAT, false);
-            bench.cpu_window(proxy, closed(&target, CONNECTIONS, time), of_calls)
-        });
+        let rounds = bench.rounds(
+            Way::Plain,
+            |_| true,
+            |target, proxy| {
+                let target = target.asking(CHAT, false);
+                bench.cpu_window(proxy, closed(&target, CONNECTIONS, time), of_calls)
+            },
+        );
         show("Plain calls, closed loop of 32 connections (`plain`)", &rounds, &OF_CALLS);
     }
     if wanted("rate") {
-        let rounds = bench.rounds(Way::Plain, |target, proxy| {
+        let rounds = bench.rounds(Way::Plain, Proxy::keeps_pace, |target, proxy| {
             let target = target.asking(CHAT, false);
             bench.cpu_window(proxy, fixed(&target, CONNECTIONS, 1000, time), |window, cpu| {
                 Figures::from([
@@ -60,7 +64,7 @@ pub fn run(asked: &Asked) {
         if !wanted(name) {
             continue;
         }
-        let rounds = bench.rounds(Way::Plain, |target, proxy| {
+        let rounds = bench.rounds(Way::Plain, Proxy::keeps_pace, |target, proxy| {
             let path = format!("{CHAT}?kind=stream&chunks={chunks}&pause={pause}");
             let target = target.asking(&path, true);
             bench.stream_window(proxy, &target, streams, chunks, time)
@@ -80,17 +84,21 @@ pub fn run(asked: &Asked) {
         );
     }
     if wanted("large") {
-        let rounds = bench.rounds(Way::Plain, |target, proxy| {
-            let target = target.asking("embeddings", false);
-            bench.cpu_window(proxy, closed(&target, 8, time), |window, cpu| {
-                let megabytes = window.bytes as f64 / 1e6;
-                Figures::from([
-                    ("CPU µs/MB", cpu.as_secs_f64() * 1e6 / megabytes),
-                    ("MB/s", megabytes / window.seconds),
-                    ("p50 ms", quantile(&window.latencies, 0.5)),
-                ])
-            })
-        });
+        let rounds = bench.rounds(
+            Way::Plain,
+            |_| true,
+            |target, proxy| {
+                let target = target.asking("embeddings", false);
+                bench.cpu_window(proxy, closed(&target, 8, time), |window, cpu| {
+                    let megabytes = window.bytes as f64 / 1e6;
+                    Figures::from([
+                        ("CPU µs/MB", cpu.as_secs_f64() * 1e6 / megabytes),
+                        ("MB/s", megabytes / window.seconds),
+                        ("p50 ms", quantile(&window.latencies, 0.5)),
+                    ])
+                })
+            },
+        );
         show("Answers of 1 MB, closed loop of 8 connections (`large`)", &rounds, &["CPU µs/MB", "MB/s", "p50 ms"]);
     }
     for (name, way, title) in [
@@ -100,10 +108,14 @@ pub fn run(asked: &Asked) {
         if !wanted(name) {
             continue;
         }
-        let rounds = bench.rounds(way, |target, proxy| {
-            let target = target.asking(CHAT, false);
-            bench.cpu_window(proxy, closed(&target, CONNECTIONS, time), of_calls)
-        });
+        let rounds = bench.rounds(
+            way,
+            |_| true,
+            |target, proxy| {
+                let target = target.asking(CHAT, false);
+                bench.cpu_window(proxy, closed(&target, CONNECTIONS, time), of_calls)
+            },
+        );
         show(title, &rounds, &OF_CALLS);
     }
     if wanted("start") {
@@ -144,8 +156,14 @@ impl Bench<'_> {
     }
 
     /// Every proxy in turn, started anew each time, so that a slow minute of the machine meets all of them.
-    fn rounds(&self, way: Way, measure: impl Fn(&Target, Option<&Running>) -> Option<Figures>) -> Rounds {
-        let mut all: Rounds = self.taking_part(way).map(|proxy| (proxy, Vec::new())).collect();
+    fn rounds(
+        &self,
+        way: Way,
+        who: impl Fn(Proxy) -> bool,
+        measure: impl Fn(&Target, Option<&Running>) -> Option<Figures>,
+    ) -> Rounds {
+        let mut all: Rounds =
+            self.taking_part(way).filter(|proxy| who(*proxy)).map(|proxy| (proxy, Vec::new())).collect();
         for _ in 0..self.asked.rounds {
             for (proxy, figures) in &mut all {
                 let (running, target) = self.world.start_proxy(*proxy, way);

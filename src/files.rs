@@ -49,10 +49,19 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, FileErr
     if !about.is_file() {
         return Err(FileError::NotRegular);
     }
-    // With room for all of it: a vector that grows leaves copies behind.
-    let room = about.len().min(most) + 1;
+    if about.len() > most {
+        return Err(FileError::TooLarge(most));
+    }
+    read_any(path, most)
+}
+
+/// As [`read`], of pipes too, such as a shell makes of `<(COMMAND)`: for commands, whose user can end them.
+pub(crate) fn read_any(path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let file = std::fs::File::open(path)?;
+    // With room for all of a file: a vector that grows leaves copies behind.
+    let room = file.metadata()?.len().min(most) + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(room).unwrap_or(0)));
-    std::fs::File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    file.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
         return Err(FileError::TooLarge(most));
     }
@@ -78,5 +87,7 @@ mod tests {
         // Says that it is empty and is not.
         assert_eq!(problem(Path::new("/proc/self/maps"), 9), "larger than 0 KiB; is it the right file?");
         assert!(read(Path::new("/proc/self/maps"), 1 << 20).unwrap().len() > 1_000);
+        let zeros = read_any(Path::new("/dev/zero"), 99_999).unwrap_err();
+        assert!(matches!(zeros, FileError::TooLarge(99_999)), "{zeros}");
     }
 }

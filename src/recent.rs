@@ -82,7 +82,7 @@ impl<K: Hash + Eq, V> Recent<K, V> {
 
     /// Forgets what is not to be kept.
     pub fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
-        self.entries.retain(|_, slot| keep(&slot.value));
+        self.keep(|slot| keep(&slot.value));
     }
 
     /// All entries, in no order.
@@ -104,8 +104,14 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         let forget = (self.capacity / 8).clamp(1, ages.len().max(1));
         if let Some(last_forgotten) = ages.len().checked_sub(1).map(|last| forget.min(last + 1) - 1) {
             let (_, &mut limit, _) = ages.select_nth_unstable(last_forgotten);
-            self.entries.retain(|_, slot| slot.used > limit);
+            self.keep(|slot| slot.used > limit);
         }
+    }
+
+    /// The table is filled anew: entries taken out of it one by one leave marks, for which it would double.
+    fn keep(&mut self, mut keep: impl FnMut(&Slot<V>) -> bool) {
+        let kept: Vec<_> = self.entries.drain().filter(|(_, slot)| keep(slot)).collect();
+        self.entries.extend(kept);
     }
 }
 
@@ -128,9 +134,24 @@ mod tests {
             assert!(recent.len() <= 16);
         }
         assert!(recent.peek(&99_999).is_some());
+        recent.retain(|n| n % 2 == 1);
+        assert!(recent.peek(&99_998).is_none() && recent.peek(&99_999).is_some());
         let mut one = Recent::new(0);
         one.get_or_insert_with("a", || 1);
         one.get_or_insert_with("b", || 2);
         assert_eq!((one.len(), one.peek("b")), (1, Some(&2)));
+    }
+
+    #[test]
+    fn the_table_does_not_grow_by_what_comes_and_goes() {
+        let mut recent = Recent::new(14_000);
+        for n in 0..14_000_u64 {
+            recent.put(n, n);
+        }
+        let room = recent.entries.capacity();
+        for n in 14_000..200_000 {
+            recent.put(n, n);
+        }
+        assert_eq!(recent.entries.capacity(), room);
     }
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
+use zeroize::Zeroizing;
 
 use crate::config::{CallsSink, Config, Misfit, OtlpCompression, Step};
 use crate::export::metrics::{Metrics, MetricsConfig, Side};
 use crate::export::{ExportSettings, LedgerSettings, LogTarget, OtlpHeaders, OtlpSettings, Sampling, TraceSettings};
-use crate::files;
+use crate::files::{self, FileError};
 use crate::ledger::Retention;
 use crate::listen::ca::Authority;
 use crate::listen::permitted;
@@ -46,7 +47,7 @@ pub fn misfits(config: &Config) -> Vec<Misfit> {
         }
     };
     if let Some(path) = &config.price_book {
-        file(vec![name("prices"), name("book")], price_book(path, &[]).map(drop));
+        file(vec![name("prices"), name("book")], price_book(path, &[], files::read).map(drop));
     }
     if let Some(path) = &config.upstream.ca_file {
         file(vec![name("upstream"), name("ca_file")], Roots::check(path));
@@ -65,13 +66,17 @@ pub fn misfits(config: &Config) -> Vec<Misfit> {
     misfits
 }
 
-/// A book of its own, instead of the embedded one.
+/// A book of its own, instead of the embedded one; `read` is [`files::read`] or [`files::read_any`].
 ///
 /// # Errors
 /// The file cannot be read, or is no price book.
-pub(crate) fn price_book(path: &Path, overrides: &[PriceOverride]) -> anyhow::Result<PriceBook> {
+pub(crate) fn price_book(
+    path: &Path,
+    overrides: &[PriceOverride],
+    read: impl Fn(&Path, u64) -> Result<Zeroizing<Vec<u8>>, FileError>,
+) -> anyhow::Result<PriceBook> {
     let shown = path.display();
-    let bytes = files::read(path, MAX_PRICE_BOOK_BYTES).with_context(|| shown.to_string())?;
+    let bytes = read(path, MAX_PRICE_BOOK_BYTES).with_context(|| shown.to_string())?;
     let written = std::fs::metadata(path).and_then(|about| about.modified()).ok();
     PriceBook::from_json(&bytes, written, overrides.to_vec()).with_context(|| shown.to_string())
 }
@@ -128,7 +133,7 @@ pub(super) fn snapshot(config: &Config, metrics: &Metrics, listeners: &Arc<[Sock
 
 pub(super) fn meter_config(config: &Config) -> anyhow::Result<MeterConfig> {
     let prices = match &config.price_book {
-        Some(path) => price_book(path, &config.prices).context("prices.book")?,
+        Some(path) => price_book(path, &config.prices, files::read).context("prices.book")?,
         None => PriceBook::bundled(config.prices.clone()),
     };
     let rules = Rules::build(&config.rules).map_err(|errors| {

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::{ConfigArgs, Exit, complain, fail, finish, print};
 use crate::call::ApiKey;
 use crate::config::{ConfigError, Environment, Secret};
+use crate::files;
 
 /// Longest input that is read; keys have some 200 bytes, tokens a few thousand.
 const INPUT_BYTES: u64 = 64 * 1024;
@@ -74,7 +75,7 @@ fn salt(args: &FingerprintArgs) -> anyhow::Result<Secret> {
         (Some(name), _) => Some(Zeroizing::new(variable(name)?)),
         (None, Some(path)) => {
             let shown = || format!("--salt-file {}", path.display());
-            let bytes = limited(std::fs::File::open(path).with_context(shown)?).with_context(shown)?;
+            let bytes = files::read_any(path, INPUT_BYTES).with_context(shown)?;
             let text = str::from_utf8(&bytes).with_context(shown)?;
             Some(Zeroizing::new(text.to_owned()))
         }
@@ -114,15 +115,10 @@ fn from_input() -> anyhow::Result<Zeroizing<Vec<u8>>> {
         let key = rpassword::prompt_password("key (not shown): ").context("the terminal")?;
         return Ok(Zeroizing::new(key.into_bytes()));
     }
-    limited(stdin.lock()).context("standard input")
-}
-
-/// Of a pipe, too: what a shell makes of `--salt-file <(vault read …)` is one.
-fn limited(from: impl Read) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let mut input = Zeroizing::new(Vec::with_capacity(INPUT_BYTES as usize + 1));
-    from.take(INPUT_BYTES + 1).read_to_end(&mut input)?;
+    stdin.lock().take(INPUT_BYTES + 1).read_to_end(&mut input).context("standard input")?;
     if input.len() as u64 > INPUT_BYTES {
-        bail!("more than 64 KiB; keys and salts have one line");
+        bail!("more than 64 KiB on standard input; a key has one line");
     }
     Ok(input)
 }

@@ -229,7 +229,11 @@ fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, 
     let bytes = files::read(path, files::MAX_CERTIFICATE_BYTES).map_err(|error| wrong(error.to_string()))?;
     let list = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
     let list = list.map_err(|error| wrong(error.to_string()))?;
-    if list.is_empty() { Err(wrong("holds no certificate".to_owned())) } else { Ok(list) }
+    if list.is_empty() {
+        Err(wrong("no certificate in it; give a PEM file with CERTIFICATE blocks".to_owned()))
+    } else {
+        Ok(list)
+    }
 }
 
 /// Who sends: this sidecar, never the application beside it. Settings win over what is known here.

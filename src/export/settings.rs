@@ -141,7 +141,7 @@ pub enum OtlpError {
         name: String,
     },
     /// A certificate or key file.
-    #[error("{}: {reason}; give a PEM file that keytally may read", path.display())]
+    #[error("{}: {reason}", path.display())]
     Certificate {
         /// Which file.
         path: PathBuf,

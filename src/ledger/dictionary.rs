@@ -107,17 +107,20 @@ impl Dictionary {
     pub fn load(connection: &Connection, table: &'static Table) -> rusqlite::Result<Self> {
         let mut loaded = Self { table, known: Recent::new(MOST_KNOWN), hashes: Default::default(), bytes: Vec::new() };
         let (name, columns) = (table.name, table.columns.join(", "));
+        // Turned round here: SQLite would sort in a file, for which an image from scratch has no place.
         let newest = format!("SELECT id, seen, {columns} FROM {name} ORDER BY id DESC LIMIT {MOST_KNOWN}");
-        let mut statement = connection.prepare(&format!("SELECT * FROM ({newest}) ORDER BY id"))?;
+        let mut statement = connection.prepare(&newest)?;
         let mut rows = statement.query([])?;
-        let mut cells = Vec::with_capacity(table.columns.len());
+        let (mut found, mut cells) = (Vec::new(), Vec::with_capacity(table.columns.len()));
         while let Some(row) = rows.next()? {
             cells.clear();
             for column in 0..table.columns.len() {
                 cells.push(Cell::from(row.get::<_, Value>(column + 2)?));
             }
-            let hash = loaded.hash(&cells);
-            loaded.known.put(hash, Entry { id: row.get(0)?, seen: row.get(1)? });
+            found.push((loaded.hash(&cells), Entry { id: row.get(0)?, seen: row.get(1)? }));
+        }
+        for (hash, entry) in found.into_iter().rev() {
+            loaded.known.put(hash, entry);
         }
         Ok(loaded)
     }

@@ -14,6 +14,7 @@ use clap::{Args, ValueEnum};
 
 use super::{ConfigArgs, span};
 use crate::app::price_book;
+use crate::files;
 use crate::meter::{ListedFamily, PriceBook, family};
 use crate::provider::Catalog;
 
@@ -67,9 +68,10 @@ struct Shelf {
 /// The answer, as text.
 pub(super) fn run(args: PricesArgs, now: SystemTime) -> anyhow::Result<String> {
     let config = super::source(args.config, None, None).load()?.config;
-    let book = match args.book.as_deref().or(config.price_book.as_deref()) {
-        Some(path) => price_book(path, &config.prices)?,
-        None => PriceBook::bundled(config.prices.clone()),
+    let book = match (&args.book, &config.price_book) {
+        (Some(path), _) => price_book(path, &config.prices, files::read_any)?,
+        (None, Some(path)) => price_book(path, &config.prices, files::read)?,
+        (None, None) => PriceBook::bundled(config.prices.clone()),
     };
     let catalog = Catalog::build(&config.providers).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();

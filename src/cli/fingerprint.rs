@@ -6,15 +6,17 @@
 
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::{ConfigArgs, Exit, complain, fail, finish, print};
-use crate::call::ApiKey;
+use super::{ConfigArgs, Exit, complain, fail, print};
+use crate::call::{ApiKey, Fingerprint};
 use crate::config::{ConfigError, Environment, Secret};
 use crate::files;
+use crate::provider::{Catalog, key_family};
 
 /// Longest input that is read; keys have some 200 bytes, tokens a few thousand.
 const INPUT_BYTES: u64 = 64 * 1024;
@@ -40,37 +42,36 @@ pub(super) struct FingerprintArgs {
 
 /// Prints the fingerprint, and warnings on standard error.
 pub(super) fn run(args: FingerprintArgs) -> Exit {
-    let read = || -> anyhow::Result<(Secret, Zeroizing<Vec<u8>>)> {
-        let salt = salt(&args)?;
-        let key = match &args.env {
-            Some(name) => from_env(name)?,
-            None => from_input()?,
-        };
-        Ok((salt, key))
-    };
-    let (salt, key) = match read() {
-        Ok(read) => read,
+    let fingerprint = match fingerprint(&args) {
+        Ok(fingerprint) => fingerprint,
         Err(error) => return fail(&error),
     };
-    let trimmed = key.trim_ascii();
-    if trimmed.is_empty() {
-        return finish(Err(anyhow::anyhow!("no key was given; pipe it in, or name its variable with --env")));
-    }
-    if let Some(id) = args.provider.as_deref()
-        && let Err(why) = id.parse::<crate::config::value::Id>()
-    {
-        return finish(Err(anyhow::anyhow!("--provider: {why}")));
-    }
-    for warning in doubts(&key, args.env.is_some()) {
-        complain(&format!("warning: {warning}"));
-    }
-    let family = family(trimmed, args.provider.as_deref());
-    let fingerprint = ApiKey::new(trimmed).fingerprint(&family, salt.expose().as_bytes());
     print(&format!("{fingerprint}\n"))
 }
 
-/// The salt that the sidecar would use, or the one that is named.
-fn salt(args: &FingerprintArgs) -> anyhow::Result<Secret> {
+fn fingerprint(args: &FingerprintArgs) -> anyhow::Result<Fingerprint> {
+    let config =
+        super::source(args.config.clone(), None, None).load().map_err(anyhow::Error::new::<ConfigError>)?.config;
+    let salt = salt(args)?.unwrap_or_else(|| config.fingerprint_salt.clone());
+    let key = match &args.env {
+        Some(name) => from_env(name)?,
+        None => from_input()?,
+    };
+    let trimmed = key.trim_ascii();
+    ensure!(!trimmed.is_empty(), "no key was given; pipe it in, or name its variable with --env");
+    for warning in doubts(&key, args.env.is_some()) {
+        complain(&format!("warning: {warning}"));
+    }
+    let catalog = Catalog::build(&config.providers).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("providers: {}", lines.join("; "))
+    })?;
+    let family = family(trimmed, args, &catalog)?;
+    Ok(ApiKey::new(trimmed).fingerprint(&family, salt.expose().as_bytes()))
+}
+
+/// The salt that is named, instead of the one that the sidecar would use.
+fn salt(args: &FingerprintArgs) -> anyhow::Result<Option<Secret>> {
     let named = match (&args.salt_env, &args.salt_file) {
         (Some(name), _) => Some(Zeroizing::new(variable(name)?)),
         (None, Some(path)) => {
@@ -83,12 +84,7 @@ fn salt(args: &FingerprintArgs) -> anyhow::Result<Secret> {
     };
     match named {
         Some(text) if text.trim().is_empty() => bail!("the salt is empty; leave the flag out for no salt"),
-        Some(text) => Ok(Secret::new(text.trim())),
-        None => {
-            let loaded =
-                super::source(args.config.clone(), None, None).load().map_err(anyhow::Error::new::<ConfigError>)?;
-            Ok(loaded.config.fingerprint_salt)
-        }
+        named => Ok(named.map(|text| Secret::new(text.trim()))),
     }
 }
 
@@ -153,51 +149,81 @@ fn doubts(key: &[u8], from_env: bool) -> Vec<&'static str> {
     found
 }
 
-/// Beginnings that only one provider's keys have, longest first where one begins another.
-///
-/// Source: the providers' published key formats. `sk-` alone is shared by OpenAI's old keys, DeepSeek, DashScope and
-/// others, and tells nothing.
-const FAMILIES: &[(&str, &str)] = &[
-    ("sk-ant-", "anthropic"),
-    ("sk-or-", "openrouter"),
-    ("sk-proj-", "openai"),
-    ("sk-svcacct-", "openai"),
-    ("sk-admin-", "openai"),
-    ("ek_", "openai"),
-    ("AIza", "gemini"),
-    ("AKIA", "bedrock"),
-    ("ASIA", "bedrock"),
-    ("ABSK", "bedrock"),
-    ("bedrock-api-key-", "bedrock"),
-    ("gsk_", "groq"),
-    ("xai-", "xai"),
-    ("pplx-", "perplexity"),
-    ("csk-", "cerebras"),
-    ("fw_", "fireworks"),
-    ("tgp_v1_", "together"),
-    ("hf_", "huggingface"),
-    ("ghp_", "github-models"),
-    ("gho_", "github-models"),
-    ("ghs_", "github-models"),
-    ("github_pat_", "github-models"),
-];
-
-/// Family of a key: by its beginning where that is unique, else the provider it is for, else `key`.
-pub fn family(key: &[u8], provider: Option<&str>) -> String {
-    let by_form =
-        FAMILIES.iter().find(|(beginning, _)| key.starts_with(beginning.as_bytes())).map(|(_, family)| *family);
-    by_form.or(provider).unwrap_or("key").to_owned()
+/// Family of a key, as the sidecar finds it: by the key's own form, else by the provider that it is for, which `--provider`
+/// names or the variable that the provider's SDK reads.
+fn family(key: &[u8], args: &FingerprintArgs, catalog: &Catalog) -> anyhow::Result<Arc<str>> {
+    let named = match &args.provider {
+        Some(id) => {
+            let known = catalog.providers().find(|provider| *provider.id == **id);
+            let known = known.with_context(|| {
+                let shown: String = id.chars().filter(|c| !c.is_control()).take(40).collect();
+                format!("--provider \"{shown}\": no such provider; write its id, as the label `provider` of the metrics has it")
+            })?;
+            Some(known)
+        }
+        None => args.env.as_deref().and_then(|variable| {
+            catalog.providers().find(|provider| provider.key_variables.iter().any(|name| **name == *variable))
+        }),
+    };
+    match (key_family(key), named) {
+        (Some(family), _) => Ok(family.into()),
+        (None, Some(provider)) => Ok(Arc::clone(&provider.family)),
+        (None, None) => {
+            bail!(
+                "the key's form does not tell whose it is, and its fingerprint depends on that; name the provider: --provider openai"
+            )
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
+    use crate::provider::check_key;
 
     #[test]
-    fn the_form_tells_the_family_and_else_the_provider() {
-        assert_eq!(family(b"sk-ant-api03-made-up", Some("openai")), "anthropic");
-        assert_eq!(family(b"sk-made-up", Some("deepseek")), "deepseek");
-        assert_eq!(family(b"sk-made-up", None), "key");
+    fn the_family_is_the_one_that_the_sidecar_finds() {
+        let catalog = Catalog::build(&[]).unwrap();
+        let args = |provider: Option<&str>, env: Option<&str>| FingerprintArgs {
+            config: ConfigArgs::default(),
+            env: env.map(str::to_owned),
+            provider: provider.map(str::to_owned),
+            salt_env: None,
+            salt_file: None,
+        };
+        let mut compared = 0;
+        for provider in catalog.providers() {
+            let prefix = provider.prefixes().next().unwrap();
+            let bases = ["", "/resource", "/us-east-1", "/global"].map(|part| format!("/{prefix}{part}/v1"));
+            let Some(found) = bases.iter().find_map(|path| catalog.recognize_base_url(&Method::POST, path).ok()) else {
+                continue;
+            };
+            for key in [
+                "made-up-0123456789",
+                "sk-made-up",
+                "AIzaMadeUp",
+                "AKIAMADEUP",
+                "gsk_made_up",
+                "sk-ant-made-up",
+                "r8_made_up",
+            ] {
+                let seen = check_key(&found, key.as_bytes(), b"").fingerprint.unwrap();
+                let told = family(key.as_bytes(), &args(Some(&provider.id), None), &catalog).unwrap();
+                assert!(seen.as_str().starts_with(&format!("{told}:")), "{}: {seen}, {told}", provider.id);
+                compared += 1;
+            }
+        }
+        assert!(compared > 200, "{compared}");
+        let of =
+            |key: &str, provider, env| family(key.as_bytes(), &args(provider, env), &catalog).map(|f| f.to_string());
+        assert_eq!(of("made-up", None, Some("AZURE_OPENAI_API_KEY")).unwrap(), "azure");
+        assert_eq!(of("AIzaMadeUp", None, None).unwrap(), "google");
+        assert!(of("sk-made-up", None, Some("MY_KEY")).unwrap_err().to_string().contains("--provider"));
+        assert!(
+            of("sk-made-up", Some("nobody"), None).unwrap_err().to_string().contains("\"nobody\": no such provider")
+        );
     }
 
     #[test]

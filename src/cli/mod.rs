@@ -36,7 +36,6 @@ use crate::config::value::{Address, Span};
 use crate::config::{Config, ConfigError, ConfigHandle, Environment, Loaded, Source, file};
 
 use confine::{Confined, confine};
-pub use fingerprint::family;
 #[cfg(all(target_os = "linux", any(test, fuzzing)))]
 pub(crate) use redirect::acknowledged;
 

@@ -60,6 +60,8 @@ pub struct CallFacts {
     pub price_as: Option<Arc<str>>,
     /// The provider runs on the owner's own machines: no key is needed and calls are free.
     pub local: bool,
+    /// The provider charges for what this route does.
+    pub billed: bool,
     /// What the call asks for.
     pub operation: Operation,
     /// Its body's format.

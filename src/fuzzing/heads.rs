@@ -209,6 +209,7 @@ fn call(
         provider: found.provider.id.as_ref().into(),
         price_as: found.price_as.clone(),
         local: found.provider.local,
+        billed: found.billed,
         operation: found.operation,
         protocol: found.protocol,
         server_address: found.host.clone(),

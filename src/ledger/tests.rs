@@ -124,11 +124,11 @@ fn a_text_in_use_is_not_forgotten_for_those_that_come_once() {
     assert_eq!(rows("SELECT count(*) FROM targets"), 25_002);
     // Opened again, the newest are known.
     drop(store);
-    let newest = ["again", "once-0-0", "once-24-999", "once-12-0"].map(|name| at(model(name.to_owned()), start()));
+    let newest = ["again", "once-0-0", "once-24-999", "once-20-0"].map(|name| at(model(name.to_owned()), start()));
     write(&path, &newest);
     assert_eq!(rows("SELECT count(*) FROM targets WHERE request_model = 'once-0-0'"), 2);
     assert_eq!(rows("SELECT count(*) FROM targets WHERE request_model = 'once-24-999'"), 1);
-    assert_eq!(rows("SELECT count(*) FROM targets WHERE request_model = 'once-12-0'"), 1);
+    assert_eq!(rows("SELECT count(*) FROM targets WHERE request_model = 'once-20-0'"), 1);
     assert_eq!(rows("SELECT count(*) FROM targets WHERE request_model = 'again'"), 2, "the oldest of all rows");
     assert_eq!(all(&Reader::open(&path).unwrap(), &Query::default()).len(), 25_030);
 }

@@ -99,9 +99,12 @@ pub fn why_not_billed(facts: &CallFacts, repeated: bool, usage: &Usage, parts: &
     let sets_up = facts.operation == Operation::Realtime
         && facts.protocol == Protocol::Opaque
         && facts.request.stream != Some(true);
-    let free_operation = matches!(facts.operation, Operation::Moderation | Operation::Batch | Operation::Other)
-        || facts.request.method == "GET"
-        || sets_up;
+    // Looking at something is free; a session over a WebSocket begins with GET.
+    let looks = facts.request.method == "GET"
+        && !(facts.operation == Operation::Realtime && facts.request.stream == Some(true));
+    let unlisted =
+        matches!(facts.operation, Operation::Moderation | Operation::Batch | Operation::Other) && !facts.billed;
+    let free_operation = unlisted || looks || sets_up;
     let status = facts.response.as_ref().map(|response| response.status);
     let refused = status.is_some_and(|status| !(200..300).contains(&status)) || facts.end == End::Refused;
     let never_sent = facts.generated.is_some_and(|error| match error {

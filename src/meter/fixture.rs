@@ -14,6 +14,7 @@ pub(crate) fn facts() -> CallFacts {
         provider: "openai".into(),
         price_as: Some("openai".into()),
         local: false,
+        billed: true,
         operation: Operation::Chat,
         protocol: Protocol::OpenaiChat,
         server_address: "api.openai.com".into(),

@@ -169,15 +169,25 @@ fn what_is_not_billed() {
     );
     assert_eq!(reason(&|f| status(f, 500)), None, "an error that states usage is billed");
     assert_eq!(reason(&|f| f.reply.usage = None), Some(UnpricedReason::NoUsage));
-    let session = |stream| {
+    let session = |stream: Option<bool>| {
         reason(&|f| {
             (f.operation, f.protocol) = (Operation::Realtime, Protocol::Opaque);
+            f.request.method = if stream.is_some() { "GET" } else { "POST" }.into();
             f.request.stream = stream;
             f.reply.usage = None;
         })
     };
     assert_eq!(session(None), Some(UnpricedReason::NotBilled), "a session is made, nothing is said in it");
     assert_eq!(session(Some(true)), Some(UnpricedReason::NoUsage), "a session in a format that is not read");
+    let other = |method: &str, operation, billed| {
+        reason(&|f| {
+            (f.operation, f.billed, f.request.method, f.reply.usage) = (operation, billed, method.into(), None);
+        })
+    };
+    assert_eq!(other("POST", Operation::Other, false), Some(UnpricedReason::NotBilled), "a file is uploaded");
+    assert_eq!(other("POST", Operation::Other, true), Some(UnpricedReason::NoUsage), "a video is made");
+    assert_eq!(other("GET", Operation::Other, true), Some(UnpricedReason::NotBilled), "and looked for");
+    assert_eq!(other("POST", Operation::Batch, false), Some(UnpricedReason::NotBilled));
     assert_eq!(
         reason(&|f| {
             f.response = None;

@@ -34,6 +34,7 @@ pub use decoder::{Decoder, ReplyHint};
 #[cfg(any(test, fuzzing))]
 pub(crate) use eventstream::message;
 pub use families::family;
+pub use read::cost_from_headers;
 
 use json::Value;
 

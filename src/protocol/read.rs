@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::json::Value;
 use super::{Interest, Take};
-use crate::call::{ErrorFacts, Money, Reply, Usage};
+use crate::call::{ErrorFacts, Money, Reply, ResponseFacts, Usage};
 
 /// Longest model name, id or finish reason that is kept, bytes.
 const TEXT_LIMIT: usize = 256;
@@ -88,6 +88,12 @@ pub(super) fn dollars(value: &Value) -> Option<Money> {
         Value::String(digits) => Money::parse(digits),
         _ => None,
     }
+}
+
+/// Cost of a whole answer that a gateway states in a header: LiteLLM's (docs.litellm.ai/docs/proxy/response_headers). It
+/// writes 0 and `None` where it does not know.
+pub fn cost_from_headers(head: &ResponseFacts) -> Option<Money> {
+    head.header("x-litellm-response-cost").and_then(Money::parse).filter(|cost| *cost > Money::ZERO)
 }
 
 /// Milliseconds from seconds.

@@ -15,7 +15,7 @@ use super::inject::HideUsage;
 use super::{BodyError, Decompressor, OpenCall, RequestBody, guarded};
 use crate::call::{End, Reply, Unreadable};
 use crate::listen::ClientState;
-use crate::protocol::{Decoder, usage_from_headers};
+use crate::protocol::{Decoder, cost_from_headers, usage_from_headers};
 use crate::upstream::Received;
 
 /// A stream that paused for longer than this is noted on its span.
@@ -167,6 +167,9 @@ impl Watched {
                 response.bytes = self.bytes;
                 if facts.reply.usage.is_none() {
                     facts.reply.usage = usage_from_headers(response);
+                }
+                if facts.reply.stated_cost.is_none() && !facts.reply.stream {
+                    facts.reply.stated_cost = cost_from_headers(response);
                 }
             }
             facts.timing.first_byte = self.first_byte;

@@ -405,6 +405,7 @@ fn facts_become_evidence() {
         provider: "anthropic".into(),
         price_as: None,
         local: false,
+        billed: false,
         operation: crate::call::Operation::Messages,
         protocol: crate::call::Protocol::AnthropicMessages,
         server_address: "127.0.0.1".into(),

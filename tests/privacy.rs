@@ -1,9 +1,10 @@
 //! Canaries in every place of a call that holds something private, then a search of everything that leaves the process:
-//! call log, standard output, logs, metrics in both formats, status, spans on the wire, generated answers. Also in the
+//! call log, standard output, logs, metrics in both formats, status, status page, ledger, spans on the wire, generated answers. Also in the
 //! forms that a careless program would give them: percent-encoded, base64, hexadecimal, and cut to twelve characters.
 
 use std::io::Read;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use keytally::demo::simulator::{Answer, AnswerEnd, Received, Simulator};
+use keytally::ledger::Reader;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -302,7 +304,7 @@ async fn traffic(sidecar: &Sidecar) -> (Vec<u8>, usize) {
     (own_answers, count)
 }
 
-fn config(provider: SocketAddr, closed: SocketAddr, collector: SocketAddr) -> String {
+fn config(provider: SocketAddr, closed: SocketAddr, collector: SocketAddr, ledger: &Path) -> String {
     let mut text = String::from("providers:\n");
     for id in ["openai", "anthropic", "azure_openai", "gemini", "bedrock"] {
         text.push_str(&format!("  {id}: {{ base_url: \"http://{provider}\" }}\n"));
@@ -312,6 +314,7 @@ fn config(provider: SocketAddr, closed: SocketAddr, collector: SocketAddr) -> St
     }
     // Without the hold every series shows what it has.
     text.push_str(&format!("metrics: {{ birth_hold: 0s }}\nexport: {{ calls: {{ path: \"-\" }}, otlp: {{ endpoint: \"http://{collector}\" }} }}\n"));
+    text.push_str(&format!("ledger: {{ path: \"{}\" }}\n", ledger.display()));
     text
 }
 
@@ -321,7 +324,10 @@ async fn run(variables: &[(&str, &str)]) -> String {
     let (collector, spans) = collector().await;
     let (_held, closed) = closed_port();
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let mut sidecar = Sidecar::start_with(&config(provider.address(), closed, collector.address()), |command| {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = directory.path().join("ledger.db");
+    let config = config(provider.address(), closed, collector.address(), &ledger);
+    let mut sidecar = Sidecar::start_with(&config, |command| {
         command.envs(variables.iter().copied()).env("RUST_BACKTRACE", "full").stdout(writer);
     });
     let stdout = std::thread::spawn(move || {
@@ -335,6 +341,10 @@ async fn run(variables: &[(&str, &str)]) -> String {
     let open = send(sidecar.admin, open.body(Full::default()).unwrap()).await;
     assert!(open.body.ends_with(b"# EOF\n"), "OpenMetrics");
     let status = get(sidecar.admin, "/status").await.body;
+    let live = get(sidecar.admin, "/status/live").await.body;
+    let page =
+        send(sidecar.admin, Request::get("/").header("accept", "text/html").body(Full::default()).unwrap()).await;
+    assert!(page.body.starts_with(b"<!DOCTYPE html>"), "a page");
     let stranger = get(sidecar.admin, &format!("/{PROMPT}?{}", KEYS[0])).await.body;
     // Not `stop`: that would hold up the collector, which runs on this thread.
     sidecar.signal("TERM");
@@ -351,7 +361,8 @@ async fn run(variables: &[(&str, &str)]) -> String {
     // Every sink was used.
     assert_eq!(records.iter().filter(|byte| **byte == b'\n').count(), calls, "one record a call");
     assert!(memchr::memmem::find(&spans, b"gen_ai.operation.name").is_some(), "spans arrived");
-    assert!(own_answers.len() > 500 && plain.len() > 500);
+    assert!(own_answers.len() > 500 && plain.len() > 500 && live.len() > 500);
+    assert_eq!(Reader::open(&ledger).unwrap().extent().unwrap().calls, calls as u64, "a row a call");
 
     assert_clean("the call log", &records);
     assert_clean("the log", log.as_bytes());
@@ -359,6 +370,11 @@ async fn run(variables: &[(&str, &str)]) -> String {
     assert_clean("metrics", &plain);
     assert_clean("OpenMetrics", &open.body);
     assert_clean("status", &status);
+    assert_clean("the live view", &live);
+    assert_clean("the status page", &page.body);
+    for file in std::fs::read_dir(directory.path()).unwrap() {
+        assert_clean("the ledger", &std::fs::read(file.unwrap().path()).unwrap());
+    }
     assert_clean("an admin page that is not there", &stranger);
     assert_clean("answers of keytally's own", &own_answers);
     log

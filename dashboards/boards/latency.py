@@ -155,8 +155,9 @@ def _why():
     return [
         series(
             10, "latency/fault-share", "Calls that failed for the provider or the network, share",
-            "By provider, over 5 minutes. The provider's fault above 25 % on most keys is an outage (KeytallyProviderOutage); the "
-            "network's at two providers is our egress. First fix: fall back to another model; or DNS, proxy, CA bundle, firewall.",
+            "By provider, over 5 minutes. The provider's fault above 25 % on most keys is an outage (KeytallyProviderOutage). The "
+            "network's is that it cannot be reached (KeytallyProviderUnreachable; at two providers it is our egress), or that streams "
+            "break off. First fix: fall back to another model; or DNS, proxy, CA bundle, firewall.",
             [
                 query(f"provider:keytally_provider_fault:ratio_rate5m{{{P}}}", "{{provider}}, its own"),
                 query(f"provider:keytally_network_fault:ratio_rate5m{{{P}}} > 0", "{{provider}}, network"),

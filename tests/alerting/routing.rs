@@ -36,6 +36,7 @@ fn alerts_go_to_the_team_of_the_key_and_to_those_whose_fault_it_is() {
         (&["severity=critical", "fault=account"], "billing,platform-pager"),
         (&["severity=critical", "fault=provider"], "everybody,platform-pager"),
         (&["severity=warning", "fault=provider"], "everybody"),
+        (&["severity=critical", "fault=network"], "platform-pager"),
         (&["severity=critical", "fault=sidecar"], "platform-pager"),
         (&["severity=warning", "fault=sidecar"], "platform"),
         (&["severity=warning", "fault=key"], "platform"),

@@ -4,11 +4,11 @@ from grafana_foundation_sdk.models import units
 
 from . import texts
 from .kit import (
-    BY_KEY, K, KM, RANGE, RATE, TRACES_OF_KEY, Board, Column, board_link, cell, data_sources, explore_traces, label, link,
-    mapping, number, owner, query, ratio, rows, series, share, steps,
+    BY_KEY, K, KM, RANGE, RATE, TRACES_OF_KEY, Board, Column, board_link, cell, data_sources, explore_traces, key_up, label,
+    link, mapping, number, owner, query, ratio, rows, series, share, steps,
 )
 
-UP = f"max by (key, provider) (keytally_key_up{{{K}}})"
+UP = key_up(K)
 KEY_LINKS = [
     link("Traces of this key's failures", explore_traces(
         f'span.keytally.key = "{cell("Key")}" && span.keytally.outcome != "ok"')),

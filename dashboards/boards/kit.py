@@ -35,6 +35,15 @@ def owner(label):
     )
 
 
+def key_up(matchers):
+    """Is a key accepted, by key and provider, as told by the sidecars that used it within 15 minutes of its last use."""
+    used = f"keytally_key_last_used_timestamp_seconds{{{matchers}}}"
+    return (
+        f"max by (key, provider) (keytally_key_up{{{matchers}}} and on (job, instance, key, provider) "
+        f"max by (key, provider) ({used}) - on (key, provider) group_right () {used} < 900)"
+    )
+
+
 def by_team(per_key):
     """Sums a vector by key and provider up by team; keys without a team are `no team`."""
     return (

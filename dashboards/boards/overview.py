@@ -4,8 +4,8 @@ from grafana_foundation_sdk.models import units
 
 from . import texts
 from .kit import (
-    BY_KEY, K, KM, PM, RANGE, RATE, Board, Column, board_link, by_team, cell, data_sources, explore_traces, label, link,
-    mapping, number, owner, prop, query, rows, series, share, steps,
+    BY_KEY, K, KM, PM, RANGE, RATE, Board, Column, board_link, by_team, cell, data_sources, explore_traces, key_up, label,
+    link, mapping, number, owner, prop, query, rows, series, share, steps,
 )
 
 FIRING = 'alertname=~"Keytally.*", alertstate="firing"'
@@ -64,7 +64,7 @@ def _now():
             5, "overview/rejected", "Keys rejected",
             "Keys whose last definite answer was a refusal of the key itself. Limits, missing money and outages do not "
             "count. First fix: open Key health, which says what to do for each.",
-            [query(f"count(max by (key, provider) (keytally_key_up{{{K}}}) == 0) or vector(0)", "rejected")],
+            [query(f"count({key_up(K)} == 0) or vector(0)", "rejected")],
             width=3, thresholds=steps("green", (1, "red")),
             links=[board_link("keytally-keys", "Key health", "&${key:queryparam}")],
         ),

@@ -150,17 +150,25 @@ def _blind():
             "client; unknown_host: add the provider; no_ca: keytally ca init; not_permitted: keytally ca rotate; intercept_off: turn it "
             "on.",
             [query(f"sum by (reason) (rate(keytally_tunnelled_connections_total{{{S}}}{RATE}))", "{{reason}}")],
-            width=8, soft_maximum=1, names={"unknown_host": "host not in the catalogue", "intercept_off": "interception is off",
+            width=12, soft_maximum=1, names={"unknown_host": "host not in the catalogue", "intercept_off": "interception is off",
                             "no_ca": "no CA yet", "not_permitted": "CA may not vouch for the host",
                             "pinned": "client pins certificates", "encrypted_hello": "server name is encrypted",
                             "old_tls": "TLS before 1.2", "not_http": "not HTTP"},
+        ),
+        series(
+            19, "sidecar/handshakes", "TLS handshakes with applications, per second",
+            "Connections to providers that are opened, by how their handshake with the application ended. Refused: it does not "
+            "trust the local CA; unless it passes unread from then on (pinned), its calls fail and KeytallyInterceptRefused fires. "
+            "First fix: have it trust the file that keytally ca path names, or tls.intercept: auto.",
+            [query(f"sum by (result) (rate(keytally_tls_handshakes_total{{{S}}}{RATE}))", "{{result}}")],
+            width=12, soft_maximum=1, colors={"refused": "red"},
         ),
         series(
             11, "sidecar/taps", "Bodies that could not be read, per second",
             "The bytes passed untouched, but usage of these calls is unknown. First fix by reason: body_limit and event_limit: "
             "raise limits.tap_bytes; unsupported_encoding and decode_error: report the encoding.",
             [query(f"sum by (reason) (rate(keytally_tap_overflows_total{{{S}}}{RATE}))", "{{reason}}")],
-            width=8, soft_maximum=1, names={"body_limit": "body too large", "event_limit": "event too large",
+            width=12, soft_maximum=1, names={"body_limit": "body too large", "event_limit": "event too large",
                             "decode_error": "could not be decoded", "unsupported_encoding": "unknown encoding"},
         ),
         series(
@@ -171,7 +179,7 @@ def _blind():
                 query(f"sum by (label) (rate(keytally_label_overflow_total{{{S}}}{RATE}))", "{{label}} folded"),
                 query(f"sum(rate(keytally_malformed_trace_contexts_total{{{S}}}{RATE}))", "trace context malformed"),
             ],
-            width=8, soft_maximum=1,
+            width=12, soft_maximum=1,
         ),
     ]
 

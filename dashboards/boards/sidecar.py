@@ -165,10 +165,11 @@ def _blind():
         ),
         series(
             11, "sidecar/taps", "Bodies that could not be read, per second",
-            "The bytes passed untouched, but usage of these calls is unknown. First fix by reason: body_limit and event_limit: "
-            "raise limits.tap_bytes; unsupported_encoding and decode_error: report the encoding.",
+            "The bytes passed untouched, but usage of these calls is estimated or unknown. First fix by reason: body_limit and "
+            "unsupported_encoding: ask for answers that are not packed (accept-encoding: identity); decode_error: what damages "
+            "bodies on the way? event_limit: report the API.",
             [query(f"sum by (reason) (rate(keytally_tap_overflows_total{{{S}}}{RATE}))", "{{reason}}")],
-            width=12, soft_maximum=1, names={"body_limit": "body too large", "event_limit": "event too large",
+            width=12, soft_maximum=1, names={"body_limit": "body unpacks to too much", "event_limit": "too many facts in one event",
                             "decode_error": "could not be decoded", "unsupported_encoding": "unknown encoding"},
         ),
         series(

@@ -315,6 +315,26 @@ fn documents_name_only_metrics_that_exist() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
+/// A first fix that names a setting which is not there helps nobody.
+#[test]
+fn first_fixes_name_settings_that_exist() {
+    let setting =
+        regex::Regex::new(r"(?:^|[^./\w])((?:limits|listen|metrics|tls|forward|trace|usage|upstream)\.[a-z_]+)")
+            .unwrap();
+    let documented = read("docs/configuration.md");
+    let rules = files(rules::DIRECTORY, ".yml").into_iter().map(|file| format!("{}/{file}", rules::DIRECTORY));
+    let boards = files("dashboards", ".json").into_iter().map(|file| format!("dashboards/{file}"));
+    let mut seen = 0;
+    for file in rules.chain(boards).chain(["docs/runbook.md".to_owned()]) {
+        let text = read(&file);
+        for found in setting.captures_iter(&text) {
+            seen += 1;
+            assert!(documented.contains(&format!("| `{}` |", &found[1])), "{file}: no setting is called {}", &found[1]);
+        }
+    }
+    assert!(seen > 10, "{seen}");
+}
+
 /// Where an alert leads: dashboard and panel are there once dashboards are.
 #[test]
 fn alerts_lead_to_panels_that_exist() {

@@ -30,6 +30,18 @@ impl Tools {
         self.valid(&run(Command::new(&self.kubectl).arg("kustomize").arg(repository(folder))))
     }
 
+    /// `kubectl kustomize` of a user's file, in a folder beside this repository.
+    #[track_caller]
+    fn kustomize_beside(&self, kustomization: &str) -> Vec<Value> {
+        let folder = tempfile::tempdir().expect("temporary directory");
+        let (shop, ours) = (folder.path().join("shop"), folder.path().join("keytally/deploy"));
+        std::fs::create_dir_all(&shop).expect("made");
+        std::fs::create_dir_all(&ours).expect("made");
+        run(Command::new("cp").arg("-r").arg(repository("deploy/kubernetes")).arg(&ours));
+        std::fs::write(shop.join("kustomization.yaml"), kustomization).expect("written");
+        self.valid(&run(Command::new(&self.kubectl).arg("kustomize").arg(&shop)))
+    }
+
     /// `helm template` of a chart in `charts`, validated.
     #[track_caller]
     fn template(&self, charts: &Path, chart: &str, flags: &[&str]) -> Vec<Value> {
@@ -211,6 +223,47 @@ fn the_chart_renders_its_demo_and_refuses_wrong_values() {
     let version = env!("CARGO_PKG_VERSION");
     assert!(chart.contains(&format!("\nversion: {version}\nappVersion: {version}\n")));
     assert!(read("deploy/helm/keytally/templates/_sidecar.tpl").contains(&format!("-}}}}{version}{{{{-")));
+}
+
+/// The YAML of a document that has this in it.
+#[track_caller]
+fn shown<'a>(document: &'a str, what: &str) -> &'a str {
+    let mut blocks = document.split("```").filter_map(|block| block.strip_prefix("yaml\n"));
+    blocks.find(|block| block.contains(what)).unwrap_or_else(|| panic!("no YAML with {what:?}"))
+}
+
+/// The notes that an installation of the chart ends with.
+#[track_caller]
+fn notes(tools: &Tools, charts: &Path, flags: &[&str]) -> String {
+    let mut helm = Command::new(&tools.helm);
+    let said = run(helm.args(["install", "shop", "keytally", "--dry-run=client"]).args(flags).current_dir(charts));
+    said.split_once("NOTES:").expect("notes").1.to_owned()
+}
+
+/// A Prometheus of kube-prometheus-stack takes what has the label, and is silent about what has not.
+#[test]
+fn what_the_operator_selects_by_is_told_and_comes_through() {
+    let Some(tools) = tools() else { return skip("kubectl, helm or kubernetes-validate") };
+    let charts = charts(&tools);
+    let said = notes(&tools, charts.path(), &[]);
+    let lines = said.lines().map(str::trim).filter(|line| line.starts_with("--set"));
+    let flags: Vec<&str> = lines.flat_map(|line| line.split(' ')).collect();
+    let rendered = tools.template(charts.path(), "keytally", &flags);
+    for kind in ["PodMonitor", "PrometheusRule"] {
+        let labels = &find(&rendered, kind, "")["metadata"]["labels"];
+        assert_eq!(labels["release"], "kube-prometheus-stack", "{kind}, with what the notes say: {flags:?}");
+    }
+    assert!(!notes(&tools, charts.path(), &flags).contains("--set podMonitor"), "nothing is left to be said");
+    let half = ["--set", "podMonitor.enabled=true,prometheusRule.enabled=true"];
+    assert!(notes(&tools, charts.path(), &half).contains("--set podMonitor.labels"), "without labels it is silent");
+
+    let guide = read("docs/deploy.md");
+    let rendered = tools.kustomize_beside(shown(&guide, "\nlabels:"));
+    assert_eq!(find(&rendered, "PodMonitor", "")["metadata"]["labels"]["release"], "kube-prometheus-stack");
+    let command = guide.lines().find(|line| line.starts_with("kubectl label")).expect("how the rules are labelled");
+    let words: Vec<&str> = command.split(" | ").next().expect("a command").split(' ').skip(1).collect();
+    let rules = documents(&run(Command::new(&tools.kubectl).args(words).current_dir(repository(""))));
+    assert_eq!(find(&rules, "PrometheusRule", "")["metadata"]["labels"]["release"], "kube-prometheus-stack");
 }
 
 #[test]

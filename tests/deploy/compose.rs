@@ -83,6 +83,16 @@ fn prometheus_reads_its_configuration_and_the_rules() {
     run(Command::new("promtool").args(["check", "config", "--lint=none", "prometheus.yml"]).current_dir(folder.path()));
 }
 
+/// Explore, where the dashboards' links to traces lead, is open to editors only. Nobody else reaches this port.
+#[test]
+fn links_to_traces_open() {
+    let dashboard = read("dashboards/keytally-overview.json");
+    assert!(dashboard.contains("\"/explore?"), "no link leads to Explore any more: Viewer would do");
+    let grafana = &compose()["services"]["grafana"];
+    assert_eq!(grafana["environment"]["GF_AUTH_ANONYMOUS_ENABLED"], "true");
+    assert_eq!(grafana["environment"]["GF_AUTH_ANONYMOUS_ORG_ROLE"], "Editor");
+}
+
 /// The applications of the demo; ended when dropped.
 struct Demo(Child);
 

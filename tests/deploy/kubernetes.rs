@@ -109,6 +109,7 @@ fn assert_sidecar(documents: &[Value], deployment: &str) {
     let mount = mount.expect("the configuration is mounted");
     assert_eq!(mount["mountPath"], "/etc/keytally");
     assert!(mount.get("subPath").is_none(), "a subPath never changes");
+    assert_ledger(pod, sidecar);
     let attributes = value("OTEL_RESOURCE_ATTRIBUTES")["value"].as_str().expect("text");
     for name in ["k8s.namespace.name", "k8s.pod.name", "k8s.pod.uid", "k8s.node.name"] {
         assert!(attributes.contains(&format!("{name}=$(")), "{attributes}");
@@ -120,6 +121,25 @@ fn assert_sidecar(documents: &[Value], deployment: &str) {
         assert!(attributes.contains(&format!("$({name})")));
     }
     assert_scraped(documents, deployment, sidecar);
+}
+
+/// The README's ledger can be written: nothing else can on a read-only root. And the pod is not evicted when it is full.
+#[track_caller]
+fn assert_ledger(pod: &Value, sidecar: &Value) {
+    assert!(read("README.md").contains("ledger: { path: /var/lib/keytally/ledger.db }"));
+    let mounts = sidecar["volumeMounts"].as_array().expect("mounts");
+    let at = |path: &str| mounts.iter().position(|mount| mount["mountPath"] == path);
+    let mount = at("/var/lib/keytally").unwrap_or_else(|| panic!("a ledger has no place: {mounts:?}"));
+    assert_eq!(mounts[mount].get("readOnly"), None);
+    // What lies below is mounted after it, whatever the runtime sorts.
+    assert!(at("/var/lib/keytally/ca").is_none_or(|below| mount < below), "{mounts:?}");
+    let volumes = pod["volumes"].as_array().expect("volumes");
+    let volume = volumes.iter().find(|volume| volume["name"] == mounts[mount]["name"]).expect("the volume");
+    assert_eq!(volume["emptyDir"]["sizeLimit"], "2Gi", "{volume}");
+    assert!(
+        read("docs/configuration.md").contains("| `ledger.max_size` | size | `1GiB` |"),
+        "the limit must be above it"
+    );
 }
 
 /// Name of the ConfigMap that the volume `keytally` of a pod is made of.
@@ -193,6 +213,18 @@ fn the_component_adds_a_sidecar() {
     let app = &find(&rendered, "Deployment", "app")["spec"]["template"]["spec"]["containers"][0];
     let from = app["envFrom"][0]["configMapRef"]["name"].as_str().expect("envFrom");
     assert!(from.starts_with("keytally-env-"), "{from}");
+
+    // With the claim of the documentation in the place of the volume.
+    let guide = read("docs/deploy.md");
+    let example = "resources: [../keytally/deploy/kubernetes/example]\n";
+    let kept = tools.kustomize_beside(&format!("{example}{}", shown(&guide, "persistentVolumeClaim:")));
+    let (pod, sidecar) = pod(find(&kept, "Deployment", "app"));
+    assert_eq!(pod["securityContext"]["fsGroup"], sidecar["securityContext"]["runAsUser"], "or it may not write");
+    let volume = pod["volumes"].as_array().expect("volumes").iter().find(|one| one["name"] == "keytally-state");
+    assert_eq!(
+        volume.expect("it"),
+        &json!({ "name": "keytally-state", "persistentVolumeClaim": { "claimName": "keytally" } })
+    );
 }
 
 #[test]
@@ -272,9 +304,11 @@ fn a_chart_of_an_application_takes_its_sidecar_from_ours() {
     let charts = charts(&tools);
     let rendered = tools.template(charts.path(), "example", &[]);
     assert_sidecar(&rendered, "shop");
-    let (pod, sidecar) = pod(find(&rendered, "Deployment", "shop"));
-    let mounts = sidecar["volumeMounts"].to_string();
-    assert!(mounts.contains("/var/lib/keytally") && pod["volumes"].to_string().contains("emptyDir"), "{mounts}");
+    let (pod, _) = pod(find(&rendered, "Deployment", "shop"));
+    let claim = "keytally.storage.volume.persistentVolumeClaim.claimName=rows";
+    let kept = tools.template(charts.path(), "example", &["--set", claim]);
+    let volumes = find(&kept, "Deployment", "shop")["spec"]["template"]["spec"]["volumes"].to_string();
+    assert!(volumes.contains("\"claimName\":\"rows\"") && !volumes.contains("emptyDir"), "{volumes}");
     let known = base_urls();
     let env = pod["containers"][0]["env"].as_array().expect("env");
     let urls: Vec<_> = env.iter().filter(|entry| entry.get("value").is_some()).collect();

@@ -151,9 +151,7 @@ seccompProfile: { type: RuntimeDefault }
   volumeMounts:
     # The directory, not a subPath of it, which would never change.
     - { name: keytally, mountPath: /etc/keytally, readOnly: true }
-    {{- if $values.storage.volume }}
     - { name: keytally-state, mountPath: /var/lib/keytally }
-    {{- end }}
     {{- if $values.transparent.enabled }}
     - { name: keytally-ca, mountPath: /var/lib/keytally/ca }
     {{- end }}
@@ -168,10 +166,9 @@ seccompProfile: { type: RuntimeDefault }
 - name: keytally-ca
   emptyDir: { medium: Memory, sizeLimit: 4Mi }
 {{- end }}
-{{- with $values.storage.volume }}
+# The kubelet evicts a pod that takes more than the limit: it is well above ledger.max_size (1GiB).
 - name: keytally-state
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+  {{- $values.storage.volume | default (dict "emptyDir" (dict "sizeLimit" "2Gi")) | toYaml | nindent 2 }}
 {{- end }}
 
 {{- define "keytally.terminationGracePeriodSeconds" -}}

@@ -298,6 +298,36 @@ fn what_the_operator_selects_by_is_told_and_comes_through() {
     assert_eq!(find(&rules, "PrometheusRule", "")["metadata"]["labels"]["release"], "kube-prometheus-stack");
 }
 
+/// Every link of the rules leads to the runbook of those who read it: by the chart's value, or by the documentation's line.
+#[test]
+fn the_runbook_may_lie_elsewhere() {
+    let Some(tools) = tools() else { return skip("kubectl, helm or kubernetes-validate") };
+    let theirs = |rules: &Value| {
+        let text = rules.to_string();
+        let mut links = text.split("\"runbook_url\":\"").skip(1).peekable();
+        assert!(links.peek().is_some(), "no links");
+        links
+            .for_each(|link| assert!(link.starts_with("https://wiki.example/keytally-runbook#keytally"), "{link:.99}"));
+    };
+    let charts = charts(&tools);
+    let set = "prometheusRule.enabled=true,prometheusRule.runbookUrl=https://wiki.example/keytally-runbook";
+    theirs(find(&tools.template(charts.path(), "keytally", &["--set", set]), "PrometheusRule", ""));
+
+    let guide = read("docs/alerting.md");
+    let line = guide.lines().find(|line| line.starts_with("sed -i")).expect("the line");
+    let copy = tempfile::tempdir().expect("temporary directory");
+    run(Command::new("cp").arg("-r").args(["deploy", "dashboards"].map(repository)).arg(copy.path()));
+    run(Command::new("sh").args(["-c", line]).current_dir(copy.path()));
+    let rules = std::fs::read_to_string(copy.path().join("deploy/kubernetes/monitoring/prometheus-rule.yaml"));
+    theirs(&documents(&rules.expect("it is there"))[0]);
+    let left = Command::new("grep")
+        .args(["-rl", "keytally/keytally/blob", "deploy/prometheus", "deploy/grafana", "dashboards"])
+        .args(["--include=*.yml", "--include=*.json"])
+        .current_dir(copy.path())
+        .output();
+    assert_eq!(String::from_utf8_lossy(&left.expect("grep runs").stdout), "", "these still lead to the project's page");
+}
+
 #[test]
 fn a_chart_of_an_application_takes_its_sidecar_from_ours() {
     let Some(tools) = tools() else { return skip("kubectl, helm or kubernetes-validate") };

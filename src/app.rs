@@ -22,7 +22,7 @@ use crate::call::{CallFacts, CallRecord, Fingerprint, ForwardRefusal, HandshakeE
 use crate::config::{CallsSink, Config, ConfigHandle};
 use crate::export::live::{Before, Live};
 use crate::export::metrics::{Metrics, Side, Tunnel};
-use crate::export::{DropReason, Exports, Signal};
+use crate::export::{Exports, Signal};
 use crate::ledger::{Dimension, LedgerError, Query, Reader};
 use crate::listen::room::Room;
 use crate::listen::tunnel::Count;
@@ -581,29 +581,26 @@ impl admin::StatusSource for Status {
     fn status(&self) -> admin::RoomStatus {
         let status = self.config.status();
         let config = self.config.current();
-        let exporter = |name: &str, signal, detail: String| admin::ExporterStatus {
-            name: name.to_owned(),
-            healthy: DropReason::ALL.iter().all(|reason| self.rooms.metrics.dropped_so_far(signal, *reason) == 0),
-            detail: Some(detail),
+        let exports = &self.rooms.exports;
+        let exporter = |signal: Signal, target: String, problem: Option<String>| admin::ExporterStatus {
+            name: signal.as_str().to_owned(),
+            healthy: problem.is_none(),
+            detail: Some(problem.unwrap_or(target)),
         };
         let mut exporters = Vec::new();
         if let Some(otlp) = &config.otlp {
             let host = otlp.endpoint.host_str().unwrap_or_default();
-            exporters.push(exporter("traces", Signal::Traces, format!("{} {host}", otlp.protocol)));
+            exporters.push(exporter(Signal::Traces, format!("{} {host}", otlp.protocol), exports.traces_problem()));
         }
         if let Some(sink) = &config.calls {
             let target = match sink {
                 CallsSink::Stdout => "-".to_owned(),
                 CallsSink::File(path) => path.display().to_string(),
             };
-            exporters.push(exporter("logs", Signal::Logs, target));
+            exporters.push(exporter(Signal::Logs, target, exports.log_problem()));
         }
-        // Unlike the others it says what is true now: rows wait, and are written when the file can be again.
-        exporters.extend(self.rooms.exports.ledger_health().map(|(path, problem)| admin::ExporterStatus {
-            name: "ledger".to_owned(),
-            healthy: problem.is_none(),
-            detail: Some(problem.unwrap_or_else(|| path.display().to_string())),
-        }));
+        let ledger = exports.ledger_health();
+        exporters.extend(ledger.map(|(path, problem)| exporter(Signal::Ledger, path.display().to_string(), problem)));
         admin::RoomStatus {
             config_path: self.config.path().map(|path| path.display().to_string()),
             config_error: (!status.successful).then(|| "the file on disk is not what runs; see the log".to_owned()),

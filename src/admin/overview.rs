@@ -291,7 +291,7 @@ fn attention(overview: &Overview, rooms: &RoomStatus, book_age: Option<Duration>
     for exporter in rooms.exporters.iter().filter(|exporter| !exporter.healthy) {
         let lost = overview.telemetry_dropped.iter().find(|(signal, _)| *signal == exporter.name);
         let lost = lost.map_or(String::new(), |(_, count)| format!("; {count} lost since start"));
-        let text = format!("not everything arrived{lost}: {}", exporter.detail.as_deref().unwrap_or("see the log"));
+        let text = format!("its last attempt failed{lost}: {}", exporter.detail.as_deref().unwrap_or("see the log"));
         let fix = "calls are not affected; see that its target is reachable and writable, the log says what failed";
         all.push(own(Severity::Warning, &exporter.name, text, fix));
     }

@@ -272,7 +272,7 @@ impl Page<'_> {
                     @for listener in &it.listeners { dt { "Port: " (listener.name) } dd.mono { (listener.address) } }
                     @for exporter in &it.exporters {
                         dt { "Export: " (exporter.name) }
-                        dd { @if exporter.healthy { span.ok { "✓ healthy" } } @else { span.bad { "✗ not everything arrived" } }
+                        dd { @if exporter.healthy { span.ok { "✓ healthy" } } @else { span.bad { "✗ its last attempt failed" } }
                             @if let Some(detail) = &exporter.detail { " " span.mono { (detail) } } }
                     }
                     @if it.exporters.is_empty() { dt { "Export" } dd { "metrics only: no traces, call log or ledger" } }

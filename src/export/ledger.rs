@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::queue::{Complaint, DropReason, Drops, Intake, Queue, Signal, queue};
+use super::queue::{DropReason, Drops, Intake, Queue, Signal, queue};
 use crate::call::CallRecord;
 use crate::ledger::{LedgerError, Retention, Store};
 
@@ -41,7 +41,6 @@ pub struct LedgerSettings {
 pub(super) struct Ledger {
     pub queue: Queue<Arc<CallRecord>>,
     settings: watch::Sender<LedgerSettings>,
-    problem: Arc<Mutex<Option<String>>>,
     done: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
@@ -60,7 +59,6 @@ impl Ledger {
         };
         let path = settings.path.clone();
         let (queue, intake) = queue(Signal::Ledger, CAPACITY, drops);
-        let problem = Arc::<Mutex<Option<String>>>::default();
         let (settings, changes) = watch::channel(settings);
         let mut writer = Writer {
             intake,
@@ -72,8 +70,6 @@ impl Ledger {
             failing: None,
             next_look: Instant::now(),
             next_tidy: Instant::now(),
-            problem: Arc::clone(&problem),
-            complaint: Complaint::new("ledger"),
         };
         if let Some(error) = failed {
             writer.failed(&error);
@@ -88,7 +84,7 @@ impl Ledger {
             })
         });
         thread.map_err(|source| LedgerError::Io { path, source })?;
-        Ok(Self { queue, settings, problem, done: Mutex::new(Some(done)) })
+        Ok(Self { queue, settings, done: Mutex::new(Some(done)) })
     }
 
     /// Goes on with other settings; rows taken so far go to the file that was set before.
@@ -102,8 +98,7 @@ impl Ledger {
 
     /// Where rows go, and why they cannot be written, as long as they cannot.
     pub fn health(&self) -> (PathBuf, Option<String>) {
-        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        (self.settings.borrow().path.clone(), problem)
+        (self.settings.borrow().path.clone(), self.queue.problem())
     }
 
     /// Ends when the thread has written everything that waited; to be called once, after the queue was closed.
@@ -134,8 +129,6 @@ struct Writer {
     failing: Option<Failing>,
     next_look: Instant,
     next_tidy: Instant,
-    problem: Arc<Mutex<Option<String>>>,
-    complaint: Complaint,
 }
 
 impl Writer {
@@ -222,8 +215,7 @@ impl Writer {
                 self.intake.exported(self.batch.len());
                 self.clear();
                 self.failing = None;
-                self.complaint.worked();
-                *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.intake.worked();
             }
             Err(error) => self.failed(&error),
         }
@@ -232,7 +224,6 @@ impl Writer {
     /// The batch waits, or is given up.
     fn failed(&mut self, error: &LedgerError) {
         let now = Instant::now();
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
         let failing = self.failing.get_or_insert(Failing { since: now, pause: RETRY.0, next_try: now });
         failing.next_try = now + failing.pause;
         failing.pause = (failing.pause * 2).min(RETRY.1);
@@ -241,7 +232,7 @@ impl Writer {
             self.intake.lost(lost, DropReason::ExportFailed);
             self.clear();
         }
-        self.complaint.failed(lost as u64, error);
+        self.intake.failed(lost, error);
     }
 
     fn clear(&mut self) {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use super::queue::{Complaint, DropReason, Drops, Intake, Queue, Signal, queue};
+use super::queue::{DropReason, Drops, Intake, Queue, Signal, queue};
 use crate::call::{CallRecord, Money, Usage};
 
 /// Lines that wait for the disk: seconds of heavy traffic, and at 2 KiB a record at most 8 MiB.
@@ -230,11 +230,10 @@ impl Log {
 }
 
 async fn write_all(mut intake: Intake<Arc<CallRecord>>, mut sink: Sink) {
-    let mut complaint = Complaint::new("call log");
     let mut line = Vec::with_capacity(2_048);
     let mut records = Vec::new();
     if let Err(error) = sink.ready() {
-        complaint.failed(0, &error);
+        intake.failed(0, &error);
     }
     while intake.take(&mut records, LINES, 1).await > 0 {
         for record in records.drain(..) {
@@ -246,11 +245,11 @@ async fn write_all(mut intake: Intake<Arc<CallRecord>>, mut sink: Sink) {
             match written {
                 Ok(()) => {
                     intake.exported(1);
-                    complaint.worked();
+                    intake.worked();
                 }
                 Err(error) => {
                     intake.lost(1, DropReason::ExportFailed);
-                    complaint.failed(1, &error);
+                    intake.failed(1, &error);
                 }
             }
         }
@@ -266,8 +265,8 @@ struct Sink {
     torn: bool,
     /// When the name is looked up again.
     next_check: Instant,
-    /// When a broken sink is tried again.
-    next_try: Option<Instant>,
+    /// When a broken sink is tried again, and what is wrong with it.
+    next_try: Option<(Instant, String)>,
     /// Standard output has no reader any more.
     ended: bool,
 }
@@ -289,9 +288,7 @@ impl Sink {
             Err((written, error)) => {
                 self.torn |= written > 0;
                 self.ended = self.target == LogTarget::Stdout && error.kind() == ErrorKind::BrokenPipe;
-                self.file = None;
-                self.next_try = Some(Instant::now() + INTERVAL);
-                Err(self.explain(error))
+                Err(self.broken(error))
             }
         }
     }
@@ -313,13 +310,12 @@ impl Sink {
             }
         }
         if self.file.is_none() {
-            if !asked && self.next_try.is_some_and(|next| now < next) {
-                return Err(io::Error::other("not tried again yet"));
+            if let Some((_, why)) = self.next_try.as_ref().filter(|(next, _)| !asked && now < *next) {
+                return Err(io::Error::other(why.clone()));
             }
-            self.next_try = Some(now + INTERVAL);
             self.next_check = now + INTERVAL;
             let opened = open(&self.target);
-            let (file, torn) = opened.map_err(|error| self.explain(error))?;
+            let (file, torn) = opened.map_err(|error| self.broken(error))?;
             self.torn = torn;
             self.file = Some(file);
             self.next_try = None;
@@ -349,18 +345,20 @@ impl Sink {
                 if named {
                     return Ok(());
                 }
-                self.file = None;
-                self.next_try = Some(Instant::now() + INTERVAL);
-                Err(self.explain(error))
+                Err(self.broken(error))
             }
         }
     }
 
-    fn explain(&self, error: io::Error) -> io::Error {
-        match &self.target {
-            LogTarget::Stdout => io::Error::new(error.kind(), format!("standard output: {error}")),
-            LogTarget::Path(path) => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
-        }
+    /// Gives the file up until it is tried again.
+    fn broken(&mut self, error: io::Error) -> io::Error {
+        let why = match &self.target {
+            LogTarget::Stdout => format!("standard output: {error}"),
+            LogTarget::Path(path) => format!("{}: {error}", path.display()),
+        };
+        self.file = None;
+        self.next_try = Some((Instant::now() + INTERVAL, why.clone()));
+        io::Error::new(error.kind(), why)
     }
 }
 

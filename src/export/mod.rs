@@ -195,6 +195,16 @@ impl Exports {
         Ok(())
     }
 
+    /// Why the last attempt to export spans failed; `None` when it went well, or there are none.
+    pub fn traces_problem(&self) -> Option<String> {
+        self.traces.as_ref().and_then(|traces| traces.queue.problem())
+    }
+
+    /// Why the last line of the call log could not be written; `None` when it was, or there is no log.
+    pub fn log_problem(&self) -> Option<String> {
+        self.log.as_ref().and_then(|log| log.queue.problem())
+    }
+
     /// Where the ledger is, and why it cannot be written, as long as it cannot; `None` without a ledger.
     pub fn ledger_health(&self) -> Option<(PathBuf, Option<String>)> {
         self.ledger.load().as_ref().map(|ledger| ledger.health())

@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Endpoint;
 
-use super::queue::{Complaint, DropReason, Intake};
+use super::queue::{DropReason, Intake};
 use super::settings::{OtlpError, OtlpProtocol, OtlpSettings, TraceSettings};
 use super::trace_context;
 use super::traces::{SCHEMA_URL_1_41, Spans};
@@ -275,7 +275,6 @@ pub(super) struct Batcher {
 
 impl Batcher {
     pub async fn run(mut self) {
-        let mut complaint = Complaint::new("otlp traces");
         let mut batch = Vec::new();
         while self.intake.take(&mut batch, self.max_batch, 1).await > 0 {
             let room = self.max_batch - batch.len();
@@ -285,11 +284,11 @@ impl Batcher {
                     self.intake.take_waiting(&mut batch, room);
                 }
             }
-            self.export(&mut batch, &mut complaint).await;
+            self.export(&mut batch).await;
         }
     }
 
-    async fn export(&mut self, batch: &mut Vec<Arc<CallRecord>>, complaint: &mut Complaint) {
+    async fn export(&mut self, batch: &mut Vec<Arc<CallRecord>>) {
         let count = batch.len();
         let spans = batch.drain(..).flat_map(|record| self.spans.of(&record)).collect();
         let limit = tokio::time::sleep(self.batch_timeout);
@@ -320,15 +319,16 @@ impl Batcher {
                 self.intake.exported(count);
                 if rejected > 0 {
                     self.intake.rejected(rejected as usize);
-                    complaint.failed(rejected, &"the collector took the batch and rejected some of its spans");
+                    self.intake
+                        .failed(rejected as usize, &"the collector took the batch and rejected some of its spans");
                 } else {
-                    complaint.worked();
+                    self.intake.worked();
                 }
             }
             Err((reason, error)) => {
                 self.intake.lost(count, reason);
                 let error = detail.map_or(error.clone(), |detail| format!("{error}: {detail}"));
-                complaint.failed(count as u64, &error);
+                self.intake.failed(count, &error);
             }
         }
     }

@@ -2,9 +2,11 @@
 //!
 //! A [`Queue`] never blocks and never grows past its capacity. Every item that enters is settled exactly once: exported,
 //! or counted as dropped with a [`DropReason`]. An exporter says for how many items it is to be woken: waking a thread for
-//! each call would cost as much as the rest of its metering. [`Complaint`] keeps a broken sink from flooding the log.
+//! each call would cost as much as the rest of its metering. [`Intake::failed`] and [`Intake::worked`] tell how the sink fares: to
+//! the log without flooding it, and to [`Queue::problem`].
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +61,8 @@ struct State<T> {
     dead: bool,
     /// Nobody waits for the exporter any more: what was left has been counted.
     abandoned: bool,
+    /// Why the last attempt to export failed; `None` when it went well, and before the first.
+    problem: Option<String>,
 }
 
 impl<T> Shared<T> {
@@ -101,14 +105,21 @@ impl<T> State<T> {
 pub(super) struct Queue<T>(Arc<Shared<T>>);
 
 /// The way out. Owned by one exporter.
-pub(super) struct Intake<T>(Arc<Shared<T>>);
+pub(super) struct Intake<T> {
+    shared: Arc<Shared<T>>,
+    complaint: Complaint,
+}
+
+/// Longest text of a problem, characters: some sinks answer with whole pages.
+const MAX_PROBLEM_CHARS: usize = 300;
 
 /// A queue of at most `capacity` waiting items.
 pub(super) fn queue<T>(signal: Signal, capacity: usize, drops: Arc<dyn Drops>) -> (Queue<T>, Intake<T>) {
     let waiting = VecDeque::new();
-    let state = State { waiting, taken: 0, wanted: 1, closed: false, dead: false, abandoned: false };
+    let state = State { waiting, taken: 0, wanted: 1, closed: false, dead: false, abandoned: false, problem: None };
     let shared = Arc::new(Shared { signal, drops, capacity, state: Mutex::new(state), enough: Notify::new() });
-    (Queue(Arc::clone(&shared)), Intake(shared))
+    let complaint = Complaint { told: None, lost: 0 };
+    (Queue(Arc::clone(&shared)), Intake { shared, complaint })
 }
 
 // === impl Queue ===
@@ -155,6 +166,15 @@ impl<T> Queue<T> {
         self.0.tell_length(0);
         left
     }
+
+    /// Why the last attempt to export failed, or that there will be no more; `None` when it went well.
+    pub fn problem(&self) -> Option<String> {
+        let state = self.0.state();
+        if state.dead && !state.closed {
+            return Some("it broke down and exports nothing until a restart; see the log".to_owned());
+        }
+        state.problem.clone()
+    }
 }
 
 impl<T> Drop for Queue<T> {
@@ -169,23 +189,23 @@ impl<T> Intake<T> {
     /// Waits until `wanted` items wait, or the queue is closed, and moves at most `most` of them to `items`. Returns how
     /// many; 0 is the end. Dropping the future loses nothing.
     pub async fn take(&mut self, items: &mut Vec<T>, most: usize, wanted: usize) -> usize {
-        let wanted = wanted.clamp(1, self.0.capacity.max(1));
+        let wanted = wanted.clamp(1, self.shared.capacity.max(1));
         loop {
             let enough = {
-                let mut state = self.0.state();
+                let mut state = self.shared.state();
                 state.wanted = wanted;
                 state.closed || state.waiting.len() >= wanted
             };
             if enough {
                 return self.take_waiting(items, most);
             }
-            self.0.enough.notified().await;
+            self.shared.enough.notified().await;
         }
     }
 
     /// Moves at most `most` of the items that wait by now.
     pub fn take_waiting(&mut self, items: &mut Vec<T>, most: usize) -> usize {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         let count = state.waiting.len().min(most);
         items.extend(state.waiting.drain(..count));
         state.taken += count;
@@ -194,25 +214,37 @@ impl<T> Intake<T> {
 
     /// `count` items reached their sink.
     pub fn exported(&self, count: usize) {
-        self.0.settle(count);
+        self.shared.settle(count);
     }
 
     /// `count` items did not.
     pub fn lost(&self, count: usize, reason: DropReason) {
-        if self.0.settle(count) {
-            self.0.dropped(reason, count);
+        if self.shared.settle(count) {
+            self.shared.dropped(reason, count);
         }
     }
 
     /// A sink that took a batch threw `count` of it away.
     pub fn rejected(&self, count: usize) {
-        self.0.dropped(DropReason::ExportFailed, count);
+        self.shared.dropped(DropReason::ExportFailed, count);
+    }
+
+    /// An attempt to export failed because of `error`, and cost `count` items.
+    pub fn failed(&mut self, count: usize, error: &dyn Display) {
+        self.shared.state().problem = Some(error.to_string().chars().take(MAX_PROBLEM_CHARS).collect());
+        self.complaint.failed(self.shared.signal, count as u64, error);
+    }
+
+    /// An attempt to export went well.
+    pub fn worked(&mut self) {
+        self.shared.state().problem = None;
+        self.complaint.worked(self.shared.signal);
     }
 }
 
 impl<T> Drop for Intake<T> {
     fn drop(&mut self) {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         state.dead = true;
         // They stay unsettled: lost to whatever ended the exporter.
         state.taken += state.waiting.len();
@@ -221,8 +253,7 @@ impl<T> Drop for Intake<T> {
 }
 
 /// Tells of a broken sink once, then at most once a minute, and once when it works again.
-pub(super) struct Complaint {
-    what: &'static str,
+struct Complaint {
     told: Option<Instant>,
     lost: u64,
 }
@@ -230,25 +261,28 @@ pub(super) struct Complaint {
 impl Complaint {
     const INTERVAL: Duration = Duration::from_secs(60);
 
-    pub fn new(what: &'static str) -> Self {
-        Self { what, told: None, lost: 0 }
-    }
-
-    /// `count` items were lost because of `error`.
-    pub fn failed(&mut self, count: u64, error: &dyn std::fmt::Display) {
+    fn failed(&mut self, signal: Signal, count: u64, error: &dyn Display) {
         self.lost += count;
         if self.told.is_none_or(|told| told.elapsed() >= Self::INTERVAL) {
             self.told = Some(Instant::now());
-            tracing::warn!(sink = self.what, lost = self.lost, %error, "export failed");
+            tracing::warn!(sink = sink(signal), lost = self.lost, %error, "export failed");
         }
     }
 
-    /// It works.
-    pub fn worked(&mut self) {
+    fn worked(&mut self, signal: Signal) {
         if self.told.take().is_some() {
-            tracing::info!(sink = self.what, lost = self.lost, "export works again");
+            tracing::info!(sink = sink(signal), lost = self.lost, "export works again");
             self.lost = 0;
         }
+    }
+}
+
+/// As the log names it.
+fn sink(signal: Signal) -> &'static str {
+    match signal {
+        Signal::Traces => "otlp traces",
+        Signal::Logs => "call log",
+        Signal::Metrics | Signal::Ledger => signal.as_str(),
     }
 }
 
@@ -312,7 +346,9 @@ pub(super) mod tests {
         drop(intake);
         assert!(!queue.push(0));
         assert_eq!(counted.get(Signal::Logs, DropReason::ExportFailed), 1);
+        assert!(queue.problem().is_some_and(|problem| problem.contains("broke down")));
     }
+
     #[tokio::test]
     async fn an_exporter_is_woken_for_as_many_as_it_wants() {
         let (queue, mut intake) = queue(Signal::Ledger, 8, Arc::new(Counted::default()));

@@ -9,6 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::wait_until;
+use crate::support::collector::Collector;
+use crate::support::wire::closed_port;
 use crate::support::{Sidecar, get, post_json};
 
 const OK: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","model":"gpt-4o-mini","choices":[{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11}}"#;
@@ -85,6 +87,64 @@ async fn failures_of_the_sidecar_itself_have_a_fix() {
         assert_eq!(row["last"]["first_fix"], fix);
         assert!(row["last"]["fix"].as_str().is_some_and(|text| text.len() > 20), "{row}");
     }
+}
+
+/// An exporter is as healthy as its last attempt: what was lost before stays a number beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn exporters_are_healthy_again_when_they_work_again() {
+    let provider = Simulator::start(script).await.expect("a free port");
+    let (held, collector) = closed_port();
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("later/calls.jsonl");
+    let config = format!(
+        "providers: {{ openai: {{ base_url: \"http://{}\" }} }}\nexport: {{ calls: {{ path: \"{}\" }}, otlp: {{ endpoint: \"http://{collector}\", protocol: http/protobuf, timeout: 300ms }} }}\n",
+        provider.address(),
+        log.display()
+    );
+    let sidecar = Sidecar::start_with(&config, |command| {
+        command.env("OTEL_BSP_SCHEDULE_DELAY", "20").env("OTEL_BSP_EXPORT_TIMEOUT", "1000");
+    });
+    let exporter = async |name: &str| {
+        let status = get(sidecar.admin, "/status").await.json();
+        let all = status["exporters"].as_array().expect("exporters");
+        let row = all.iter().find(|row| row["name"] == name).expect("its row");
+        let lost = status["telemetry_dropped"][name].as_u64().expect("a number");
+        (row["healthy"] == true, row["detail"].as_str().expect("a detail").to_owned(), lost)
+    };
+    let warnings = async || {
+        let overview = get(sidecar.admin, "/status/live").await.json();
+        overview["attention"].as_array().expect("a list").iter().map(|row| row["subject"].clone()).collect::<Vec<_>>()
+    };
+    let call = async || post_json(sidecar.proxy, "/openai/v1/chat/completions", "sk-made-up-key", ASK).await;
+
+    assert_eq!(exporter("traces").await, (true, "http/protobuf 127.0.0.1".to_owned(), 0), "nothing was tried");
+    // The log's file is opened at start: it has lost nothing so far.
+    wait_until("the log's file cannot be opened", async || !exporter("logs").await.0).await;
+    assert_eq!(exporter("logs").await.2, 0);
+    for _ in 0..2 {
+        call().await;
+    }
+    wait_until("spans are lost", async || exporter("traces").await.2 == 2).await;
+    wait_until("lines are lost", async || exporter("logs").await.2 == 2).await;
+    let ((traces, why_traces, _), (logs, why_logs, _)) = (exporter("traces").await, exporter("logs").await);
+    assert!(!traces && why_traces.contains("refused"), "{why_traces}");
+    assert!(!logs && why_logs.contains("later/calls.jsonl: No such file"), "{why_logs}");
+    let all = warnings().await;
+    assert!(all.contains(&"traces".into()) && all.contains(&"logs".into()), "{all:?}");
+
+    drop(held);
+    let back = Collector::at(collector).await;
+    std::fs::create_dir(log.parent().unwrap()).unwrap();
+    wait_until("both work", async || {
+        call().await;
+        exporter("traces").await.0 && exporter("logs").await.0
+    })
+    .await;
+    back.wait_for(1).await;
+    assert_eq!(exporter("traces").await, (true, "http/protobuf 127.0.0.1".to_owned(), 2));
+    assert_eq!(exporter("logs").await.1, log.display().to_string());
+    let all = warnings().await;
+    assert!(!all.contains(&"traces".into()) && !all.contains(&"logs".into()), "{all:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

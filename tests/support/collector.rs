@@ -49,7 +49,7 @@ pub struct Span {
 /// Spans, and path and headers of requests.
 type Received = Mutex<(Vec<Span>, Vec<(String, HeaderMap)>)>;
 
-/// Listens on a free loopback port.
+/// Listens on a loopback port.
 pub struct Collector {
     /// Where.
     pub address: SocketAddr,
@@ -59,7 +59,12 @@ pub struct Collector {
 impl Collector {
     /// Starts it.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Starts it at this address.
+    pub async fn at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("its address");
         let received: Arc<Received> = Arc::default();
         let to = Arc::clone(&received);

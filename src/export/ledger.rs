@@ -48,14 +48,26 @@ impl Ledger {
     /// Opens the file and starts the thread. Of what may be wrong with the file only another writer is an error: everything
     /// else may come right later, and is told and tried again.
     pub fn start(settings: LedgerSettings, drops: Arc<dyn Drops>) -> Result<Self, LedgerError> {
-        let mut failed = None;
-        let store = match Store::open(&settings.path) {
-            Ok(store) => Some(store),
-            Err(error @ LedgerError::InUse { .. }) => return Err(error),
-            Err(error) => {
-                failed = Some(error);
-                None
-            }
+        match Store::open(&settings.path) {
+            Err(error @ LedgerError::InUse { .. }) => Err(error),
+            opened => Self::write_to(opened, settings, drops),
+        }
+    }
+
+    /// As [`Ledger::start`] in a process that has calls: another writer, which may be the thread of a ledger that was ended
+    /// just now, is waited for as well.
+    pub fn begin(settings: LedgerSettings, drops: Arc<dyn Drops>) -> Result<Self, LedgerError> {
+        Self::write_to(Store::open(&settings.path), settings, drops)
+    }
+
+    fn write_to(
+        opened: Result<Store, LedgerError>,
+        settings: LedgerSettings,
+        drops: Arc<dyn Drops>,
+    ) -> Result<Self, LedgerError> {
+        let (store, failed) = match opened {
+            Ok(store) => (Some(store), None),
+            Err(error) => (None, Some(error)),
         };
         let path = settings.path.clone();
         let (queue, intake) = queue(Signal::Ledger, CAPACITY, drops);

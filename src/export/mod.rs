@@ -133,10 +133,9 @@ impl Exports {
         };
         let log = settings.log.clone().map(|target| Log::start(target, drops.clone()));
         let log = log.transpose().map_err(ExportError::Thread)?;
-        let exports =
-            Self { observe, traces, log, ledger: ArcSwapOption::empty(), drops, subscribers: ArcSwap::default() };
-        exports.change_ledger(settings.ledger.clone())?;
-        Ok(exports)
+        let ledger = settings.ledger.clone().map(|ledger| Ledger::start(ledger, drops.clone())).transpose()?;
+        let ledger = ArcSwapOption::from_pointee(ledger);
+        Ok(Self { observe, traces, log, ledger, drops, subscribers: ArcSwap::default() })
     }
 
     /// Takes one finished call. Never waits.
@@ -176,10 +175,10 @@ impl Exports {
     }
 
     /// Goes on with another ledger file or retention, begins one, or ends it. Rows taken so far go to the file that was set
-    /// before.
+    /// before. A ledger that is begun and that another process writes is tried again, as one that cannot be written.
     ///
     /// # Errors
-    /// A ledger that is begun is written by another process, or its thread cannot be started; there is none then.
+    /// The thread of a ledger that is begun cannot be started; there is none then.
     pub fn change_ledger(&self, settings: Option<LedgerSettings>) -> Result<(), LedgerError> {
         match (self.ledger.load_full(), settings) {
             (Some(ledger), Some(settings)) => ledger.change(settings),
@@ -188,7 +187,7 @@ impl Exports {
                 ledger.queue.close();
             }
             (None, Some(settings)) => {
-                self.ledger.store(Some(Arc::new(Ledger::start(settings, self.drops.clone())?)));
+                self.ledger.store(Some(Arc::new(Ledger::begin(settings, self.drops.clone())?)));
             }
             (None, None) => {}
         }

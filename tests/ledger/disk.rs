@@ -99,3 +99,32 @@ async fn a_removed_file_is_made_again() {
     wait_for_rows(&ledger, 1).await;
     assert_eq!(dropped(&sidecar).await, 0.0);
 }
+
+/// A ledger that a reload begins while somebody else writes the file: it waits for its turn, as the status says.
+#[tokio::test]
+async fn a_ledger_that_is_begun_waits_for_another_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = dir.path().join("ledger.db");
+    let provider = provider().await;
+    let sidecar = Sidecar::start(&config(provider.address(), &ledger, COUNTED).replace("ledger:", "# ledger:"));
+    let other = std::fs::File::create(dir.path().join("ledger.db.lock")).unwrap();
+    other.lock().unwrap();
+    let with_ledger = std::fs::read_to_string(sidecar.config_file()).unwrap().replace("# ledger:", "ledger:");
+    std::fs::write(sidecar.config_file(), with_ledger).unwrap();
+    sidecar.signal("HUP");
+    wait_until("there is a ledger", async || {
+        let status = get(sidecar.admin, "/status").await.json();
+        status["exporters"].as_array().expect("exporters").iter().any(|exporter| exporter["name"] == "ledger")
+    })
+    .await;
+    let (healthy, detail) = health(&sidecar).await;
+    assert!(!healthy && detail.contains("writes this ledger"), "{detail}");
+    assert_eq!(call(&sidecar, KEYS[0], "gpt-4o").await, 200);
+    // Rows wait, and are given up at last.
+    wait_until("the row is counted", async || dropped(&sidecar).await == 1.0).await;
+
+    drop(other);
+    wait_until("it heals", async || health(&sidecar).await == (true, ledger.display().to_string())).await;
+    assert_eq!(call(&sidecar, KEYS[0], "gpt-4o").await, 200);
+    wait_for_rows(&ledger, 1).await;
+}

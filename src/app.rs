@@ -5,6 +5,8 @@
 //! again and reopens the call log.
 
 mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,7 +24,7 @@ use crate::call::{CallFacts, CallRecord, Fingerprint, ForwardRefusal, HandshakeE
 use crate::config::{CallsSink, Config, ConfigHandle};
 use crate::export::live::{Before, Live};
 use crate::export::metrics::{Metrics, Side, Tunnel};
-use crate::export::{Exports, Signal};
+use crate::export::{DropReason, Exports, Signal};
 use crate::ledger::{Dimension, LedgerError, Query, Reader};
 use crate::listen::room::Room;
 use crate::listen::tunnel::Count;
@@ -30,7 +32,7 @@ use crate::listen::{self, Answer, Callers, DataThread, HttpServer, Inherited, Li
 use crate::meter::Meter;
 use crate::provider::{Provider, read_limits};
 use crate::proxy::{Proxy, Watch};
-use crate::tap::Sink;
+use crate::tap::{Sink, guarded};
 pub(crate) use settings::price_book;
 use settings::{export_settings, ledger_settings, meter_config, metrics_config, snapshot};
 pub use settings::{misfits, upstream_settings};
@@ -40,6 +42,9 @@ const FLUSH: Duration = Duration::from_secs(5);
 
 /// Longest wait of a record, not of its call, for the name of who calls. It is usually known before the call has ended.
 const CALLER_WAIT: Duration = Duration::from_secs(1);
+
+/// Shutdown waits no longer for records.
+const GIVEN_UP: usize = 1 << (usize::BITS - 1);
 
 /// A running sidecar.
 pub struct App {
@@ -68,7 +73,7 @@ struct Rooms {
     metrics: Metrics,
     live: Arc<Live>,
     exports: Exports,
-    /// Calls handed over and not yet recorded.
+    /// Calls handed over and not yet recorded; [`GIVEN_UP`] besides.
     settling: AtomicUsize,
     settled: Notify,
 }
@@ -111,7 +116,7 @@ struct Settle {
 
 impl Sink for Settle {
     fn finish(&self, mut facts: CallFacts, provider: Option<Arc<Provider>>, caller: Option<&Answer>) {
-        let settling = Settling::new(Arc::clone(&self.rooms));
+        let Some(settling) = Settling::new(Arc::clone(&self.rooms)) else { return };
         let loading = Arc::clone(&self.loading);
         let unknown = match caller.map(|caller| (caller, caller.now())) {
             Some((_, Some(known))) => {
@@ -125,41 +130,56 @@ impl Sink for Settle {
             if let Some(caller) = unknown {
                 facts.caller = tokio::time::timeout(CALLER_WAIT, caller.known()).await.ok().flatten();
             }
-            if settling.0.meter.may_block(&facts) {
+            if settling.rooms.meter.may_block(&facts) {
                 let turn = loading.lock_owned().await;
-                if settling.0.meter.may_block(&facts) {
+                if settling.rooms.meter.may_block(&facts) {
                     tokio::task::spawn_blocking(move || {
                         let _turn = turn;
-                        settling.0.settle(facts, provider.as_deref());
+                        settling.settle(facts, provider.as_deref());
                     });
                     return;
                 }
             }
-            settling.0.settle(facts, provider.as_deref());
+            settling.settle(facts, provider.as_deref());
         });
     }
 }
 
-/// Counts a call as handed over until it is recorded, or has failed to be.
-struct Settling(Arc<Rooms>);
+/// Counts a call as handed over until it is recorded; one that is dropped before has panicked and is counted as lost.
+struct Settling {
+    rooms: Arc<Rooms>,
+    recorded: bool,
+}
 
 impl Settling {
-    fn new(rooms: Arc<Rooms>) -> Self {
-        rooms.settling.fetch_add(1, Ordering::AcqRel);
-        Self(rooms)
+    /// `None` when it is too late: the call is counted as lost.
+    fn new(rooms: Arc<Rooms>) -> Option<Self> {
+        if rooms.settling.fetch_add(1, Ordering::AcqRel) & GIVEN_UP != 0 {
+            rooms.metrics.dropped(Signal::Metrics, DropReason::Shutdown, 1);
+            return None;
+        }
+        Some(Self { rooms, recorded: false })
+    }
+
+    fn settle(mut self, facts: CallFacts, provider: Option<&Provider>) {
+        self.recorded = guarded("meter", &[], || self.rooms.record(facts, provider)).is_some();
     }
 }
 
 impl Drop for Settling {
     fn drop(&mut self) {
-        if self.0.settling.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.settled.notify_waiters();
+        let rooms = &self.rooms;
+        if !self.recorded && !rooms.has_given_up() {
+            rooms.metrics.dropped(Signal::Metrics, DropReason::Internal, 1);
+        }
+        if rooms.settling.fetch_sub(1, Ordering::AcqRel) == 1 {
+            rooms.settled.notify_waiters();
         }
     }
 }
 
 impl Rooms {
-    fn settle(&self, facts: CallFacts, provider: Option<&Provider>) {
+    fn record(&self, facts: CallFacts, provider: Option<&Provider>) {
         let limits = match (provider, &facts.response) {
             (Some(provider), Some(response)) => {
                 let error = facts.reply.error.as_ref().map(|error| String::from_utf8_lossy(&error.body));
@@ -169,6 +189,9 @@ impl Rooms {
         };
         let now = SystemTime::now();
         let record = self.meter.finish(facts, limits, now);
+        if self.has_given_up() {
+            return;
+        }
         self.live.observe(&record, now);
         self.exports.record(record);
     }
@@ -181,6 +204,17 @@ impl Rooms {
             }
             settled.await;
         }
+    }
+
+    /// Waits no longer: calls that are not recorded are counted as lost, and come into nothing any more. Returns how many.
+    fn give_up(&self) -> usize {
+        let calls = self.settling.fetch_or(GIVEN_UP, Ordering::AcqRel);
+        self.metrics.dropped(Signal::Metrics, DropReason::Shutdown, calls as u64);
+        calls
+    }
+
+    fn has_given_up(&self) -> bool {
+        self.settling.load(Ordering::Acquire) & GIVEN_UP != 0
     }
 }
 
@@ -342,7 +376,7 @@ impl App {
             let _ = tokio::time::timeout(FLUSH, task).await;
         }
         if tokio::time::timeout(settle, self.rooms.all_settled()).await.is_err() {
-            let calls = self.rooms.settling.load(Ordering::Acquire);
+            let calls = self.rooms.give_up();
             tracing::warn!(calls, "calls were not recorded in time and are lost");
         }
         let lost = self.rooms.exports.flush(FLUSH).await;

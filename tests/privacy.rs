@@ -424,3 +424,27 @@ async fn a_panic_while_reading_fails_no_call() {
         }
     }
 }
+
+/// What recording a call does to the sidecar: the call has its answer, the next one too, and both are counted as lost.
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_panic_while_recording_loses_no_call_uncounted() {
+    let provider = Simulator::start(provider).await.unwrap();
+    let config = format!("providers: {{ openai: {{ base_url: \"http://{}\" }} }}", provider.address());
+    let sidecar = Sidecar::start_with(&config, |command| {
+        command.env("KEYTALLY_TEST_PANIC", "meter");
+    });
+    for made in 1..3 {
+        let answer = call(sidecar.proxy, "/openai/v1/chat/completions", ("authorization", KEYS[0]), body("")).await;
+        assert_eq!(answer.expect("a whole answer").head.status, 200);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let lost = [("signal", "metrics"), ("reason", "internal")];
+        while sidecar.metrics().await.sum("keytally_telemetry_dropped_total", &lost) != Some(f64::from(made)) {
+            assert!(Instant::now() < deadline, "call {made} is not counted:\n{}", sidecar.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert!(sidecar.log().contains("panicked"), "{}", sidecar.log());
+    assert_eq!(sidecar.records().len(), 0);
+    assert_clean("the log", sidecar.log().as_bytes());
+}

@@ -108,8 +108,8 @@ def _losses():
     return [
         rows(
             7, "sidecar/dropped", "What was lost?",
-            "Spans, records and ledger rows that were lost in the chosen range. Calls are never affected, and the metrics still "
-            "count them. First fix: is the collector reachable, the disk full? Then raise the queue or sample.",
+            "Spans, records and ledger rows that were lost in the chosen range (`metrics`: calls that nothing tells of). Calls "
+            "themselves are never affected. First fix: is the collector reachable, the disk full? Then raise the queue or sample.",
             [query(
                 f"sum by (instance, signal, reason) (increase(keytally_telemetry_dropped_total{{{S}}}{RANGE})) > 0",
                 instant=True)],
@@ -118,7 +118,8 @@ def _losses():
                     link("Status page of this sidecar", f"http://{cell('Sidecar')}/")]),
                 Column("signal", "Signal", 110),
                 Column("reason", "Reason", 130, mappings=[mapping({
-                    "queue_full": "queue was full", "export_failed": "export failed", "shutdown": "at shutdown"})]),
+                    "queue_full": "queue was full", "export_failed": "export failed", "shutdown": "at shutdown",
+                    "internal": "keytally's fault"})]),
                 Column("Value", "Lost", 90, unit="locale", decimals=0),
             ],
             width=10, height=8, sort=("Lost", True),

@@ -2,8 +2,8 @@
 //!
 //! A [`Queue`] never blocks and never grows past its capacity. Every item that enters is settled exactly once: exported,
 //! or counted as dropped with a [`DropReason`]. An exporter says for how many items it is to be woken: waking a thread for
-//! each call would cost as much as the rest of its metering. [`Intake::failed`] and [`Intake::worked`] tell how the sink fares: to
-//! the log without flooding it, and to [`Queue::problem`].
+//! each call would cost as much as the rest of its metering. [`Intake::failed`] and [`Intake::worked`] tell how the sink
+//! fares: to the log without flooding it, and to [`Queue::problem`].
 
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -15,12 +15,12 @@ use tokio::sync::Notify;
 use crate::call::label_enum;
 
 label_enum! {
-    /// What is exported; the label values of `keytally_telemetry_dropped_total`.
+    /// What is exported; the label values of `keytally_telemetry_dropped_total`. What is lost to the metrics is lost to all.
     Signal { Traces = "traces", Metrics = "metrics", Logs = "logs", Ledger = "ledger" }
 }
 
 label_enum! {
-    /// Why a span, line or row was lost; the label values of `keytally_telemetry_dropped_total`.
+    /// Why a span, line, row or call was lost; the label values of `keytally_telemetry_dropped_total`.
     DropReason {
         /// The exporter is slower than the calls.
         QueueFull = "queue_full",
@@ -28,6 +28,8 @@ label_enum! {
         ExportFailed = "export_failed",
         /// The process ended first.
         Shutdown = "shutdown",
+        /// A fault of keytally's own, which the log tells of.
+        Internal = "internal",
     }
 }
 

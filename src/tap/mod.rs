@@ -181,11 +181,12 @@ impl OpenCall {
     }
 }
 
-/// Runs what reads foreign bytes; `None` if that panicked (which the panic hook has told), so that the bytes pass on.
+/// Runs what reads foreign bytes or what was read of them; `None` if that panicked (which the panic hook has told), so that
+/// the bytes pass on.
 ///
 /// In builds with debug assertions the variable `KEYTALLY_TEST_PANIC` names a `stage` that panics with the bytes it was
 /// given in its message: tests see that the call goes on and that the message tells nothing of them.
-fn guarded<T>(stage: &str, bytes: &[u8], work: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn guarded<T>(stage: &str, bytes: &[u8], work: impl FnOnce() -> T) -> Option<T> {
     let run = || {
         #[cfg(debug_assertions)]
         if !stage.is_empty() && std::env::var("KEYTALLY_TEST_PANIC").is_ok_and(|asked| asked == stage) {

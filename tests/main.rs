@@ -31,6 +31,8 @@ mod explain;
 mod faults;
 /// What an attacker would try.
 mod hardening;
+/// `usage.inject`: requests that are read whole.
+mod inject;
 /// The ledger: commands, kills, full disks, restarts.
 mod ledger;
 /// Signals, drain, reload, exit codes.

@@ -17,7 +17,6 @@ use arc_swap::ArcSwap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderValue, USER_AGENT};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::call::{
@@ -31,9 +30,10 @@ use crate::listen::tunnel::Count;
 use crate::listen::{ClientState, HttpServer, Origin, Peer};
 use crate::protocol::{Decoder, ReplyHint, family};
 use crate::provider::{Catalog, Match, UsageInStream, generated_error, keep_response_headers, read_key};
-use crate::tap::inject::{self, HideUsage};
+use crate::tap::inject::{self, HideUsage, Room};
 use crate::tap::{
-    AnswerBody, CancelGuard, ContinueGate, Decompressor, OpenCall, RequestBody, RequestTap, Sink, tunnel,
+    AnswerBody, Broken, CancelGuard, ContinueGate, Decompressor, OpenCall, RequestBody, RequestTap, Sink, read_whole,
+    tunnel,
 };
 use crate::upstream::{Answer, Upstream, UpstreamError};
 use forward::ProxyPassword;
@@ -116,6 +116,7 @@ pub struct Proxy {
     sink: Arc<dyn Sink>,
     watch: Arc<dyn Watch>,
     server: Arc<HttpServer>,
+    inject_room: Room,
     /// Our own ports: nobody is connected to them through us.
     listeners: Arc<[SocketAddr]>,
 }
@@ -154,7 +155,8 @@ impl Proxy {
         server: Arc<HttpServer>,
         listeners: Arc<[SocketAddr]>,
     ) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), sink, watch, server, listeners }
+        let snapshot = ArcSwap::from_pointee(snapshot);
+        Self { snapshot, sink, watch, server, inject_room: Room::default(), listeners }
     }
 
     /// Calls that begin from now on see this snapshot.
@@ -255,19 +257,31 @@ impl Proxy {
         }
         let gate = headers::has_token(&parts.headers, &EXPECT, "100-continue").then(Arc::<ContinueGate>::default);
         let is_upgrade = application.is_some();
+        let cancelled = CancelGuard::new(Arc::clone(&call));
         let mut hide = None;
-        let body = if metered && snapshot.inject_usage && may_ask_for_usage(&found, &parts) {
-            let Ok(original) = body.collect().await.map(|body| body.to_bytes()) else {
-                call.finish(End::ClientCancelled, Reply::default(), |_| ());
-                return own_answer(StatusCode::BAD_REQUEST, GeneratedError::BadRequest, Vec::new());
+        let room = match metered && snapshot.inject_usage {
+            true => may_ask_for_usage(&found, &parts).and_then(|bytes| self.inject_room.take(bytes)),
+            false => None,
+        };
+        let body = if let Some(room) = room {
+            let original = match read_whole(body, &room, &call, snapshot.idle_timeout).await {
+                Ok(original) => original,
+                Err(Broken::Silent) => {
+                    let secs = snapshot.idle_timeout.as_secs_f64();
+                    let detail = format!("nothing came of the request's body for {secs} s");
+                    return generated(&call, &found, GeneratedError::ReadTimeout, &detail);
+                }
+                Err(Broken::Off) => {
+                    call.finish(End::ClientCancelled, Reply::default(), |_| ());
+                    return own_answer(StatusCode::BAD_REQUEST, GeneratedError::BadRequest, Vec::new());
+                }
             };
             let changed = inject::ask_for_usage(&original);
             if let Some(changed) = &changed {
                 parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(changed.len()));
                 hide = Some(HideUsage::default());
             }
-            let sent = changed.unwrap_or_else(|| original.clone());
-            RequestBody::changed(&original, sent, Arc::clone(&call), Arc::clone(&peer.client))
+            RequestBody::changed(changed.unwrap_or(original), room, Arc::clone(&call), Arc::clone(&peer.client))
         } else {
             RequestBody::new(body, Arc::clone(&call), Arc::clone(&peer.client), gate.clone())
         };
@@ -281,7 +295,6 @@ impl Proxy {
         }
 
         call.handed_over();
-        let cancelled = CancelGuard::new(Arc::clone(&call));
         let sent = send(upstream, request, is_upgrade, &call, snapshot.idle_timeout).await;
         cancelled.disarm();
         match sent {
@@ -429,14 +442,15 @@ fn readdress(
     Ok(())
 }
 
-/// An OpenAI-format call whose provider reports a stream's usage only when asked, small enough to be read whole.
-fn may_ask_for_usage(found: &Match, parts: &http::request::Parts) -> bool {
-    let length = text(&parts.headers, &CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
-    matches!(found.protocol, Protocol::OpenaiChat | Protocol::OpenaiCompletions)
+/// The length of an OpenAI-format call whose provider reports a stream's usage only when asked, small enough to be read
+/// whole.
+fn may_ask_for_usage(found: &Match, parts: &http::request::Parts) -> Option<u32> {
+    let fits = matches!(found.protocol, Protocol::OpenaiChat | Protocol::OpenaiCompletions)
         && parts.method == Method::POST
         && found.provider.usage_in_stream == UsageInStream::OnRequest
-        && !parts.headers.contains_key(CONTENT_ENCODING)
-        && length.is_some_and(|length| length <= inject::MAX_REQUEST_BYTES)
+        && !parts.headers.contains_key(CONTENT_ENCODING);
+    let length = text(&parts.headers, &CONTENT_LENGTH).filter(|_| fits)?.parse().ok()?;
+    (length <= inject::MAX_REQUEST_BYTES).then_some(length)
 }
 
 fn open_facts(

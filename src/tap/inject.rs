@@ -5,12 +5,18 @@
 //! option on, [`ask_for_usage`] adds the request's field, and [`HideUsage`] takes the one extra chunk that answers it out
 //! of the stream again. What else changes for the application: other chunks carry `"usage":null`.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Largest request that is changed; larger ones pass as they are. Prompts of a million tokens are below it.
-pub const MAX_REQUEST_BYTES: u64 = 8 << 20;
+pub const MAX_REQUEST_BYTES: u32 = 8 << 20;
+
+/// Bytes of all requests that are held at one time; those beyond it pass as they are.
+const MAX_HELD_BYTES: usize = 64 << 20;
 
 /// Longest event that is held until its end to see whether it is the extra chunk, which is a few hundred bytes long.
 const MAX_EVENT_BYTES: usize = 16 * 1024;
@@ -21,6 +27,22 @@ struct Wanted {
     stream: Option<bool>,
     #[serde(default)]
     stream_options: Option<IgnoredAny>,
+}
+
+/// Room for the requests that are held to be changed.
+pub struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_HELD_BYTES)))
+    }
+}
+
+impl Room {
+    /// Room for a request of this length; `None` when it is used up.
+    pub fn take(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).try_acquire_many_owned(bytes).ok()
+    }
 }
 
 /// The request with `stream_options.include_usage` added; `None` when it is no stream, already says what it wants, or is

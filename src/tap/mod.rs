@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub use answer_body::AnswerBody;
 pub use decompress::Decompressor;
 pub use request::RequestTap;
-pub use request_body::{ContinueGate, RequestBody};
+pub use request_body::{Broken, ContinueGate, RequestBody, read_whole};
 #[cfg(any(test, fuzzing))]
 pub(crate) use websocket::Frames;
 pub use websocket::tunnel;

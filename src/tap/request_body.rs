@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
 use super::{BodyError, OpenCall};
@@ -51,8 +52,39 @@ impl ContinueGate {
 enum Inner {
     /// `None` once it was taken to be drained.
     AsItComes(Option<Incoming>),
-    /// Read whole and changed (`usage.inject`); what the application sent has been tapped.
-    Changed(Option<Bytes>),
+    /// Read whole and changed (`usage.inject`), with the room that it takes; what the application sent has been tapped.
+    Changed { bytes: Option<Bytes>, _room: OwnedSemaphorePermit },
+}
+
+/// Why a body was not read whole.
+pub enum Broken {
+    /// The application broke it off.
+    Off,
+    /// The application sent nothing for too long.
+    Silent,
+}
+
+/// Reads a request's body whole, seen by the request tap. `room` is of its length.
+pub async fn read_whole(
+    mut body: Incoming,
+    room: &OwnedSemaphorePermit,
+    call: &OpenCall,
+    idle_timeout: Duration,
+) -> Result<Bytes, Broken> {
+    let mut whole = BytesMut::with_capacity(room.num_permits());
+    loop {
+        match tokio::time::timeout(idle_timeout, body.frame()).await {
+            Err(_) => return Err(Broken::Silent),
+            Ok(None) => return Ok(whole.freeze()),
+            Ok(Some(Err(_))) => return Err(Broken::Off),
+            Ok(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    call.request_data(data);
+                    whole.extend_from_slice(data);
+                }
+            }
+        }
+    }
 }
 
 /// A request body that is watched by an [`OpenCall`]. Small: each connection to a provider has room for 32 requests in its
@@ -84,10 +116,15 @@ impl RequestBody {
         Self(Box::new(parts))
     }
 
-    /// A body that came whole as `original` and is sent as `changed`.
-    pub fn changed(original: &[u8], changed: Bytes, call: Arc<OpenCall>, client: Arc<ClientState>) -> Self {
-        call.request_data(original);
-        let mut parts = Parts { inner: Inner::Changed(Some(changed)), call, client, gate: None, ended: false };
+    /// A body that came whole and is sent as `changed`; gives `room` back when it has been.
+    pub fn changed(changed: Bytes, room: OwnedSemaphorePermit, call: Arc<OpenCall>, client: Arc<ClientState>) -> Self {
+        let mut parts = Parts {
+            inner: Inner::Changed { bytes: Some(changed), _room: room },
+            call,
+            client,
+            gate: None,
+            ended: false,
+        };
         parts.complete();
         Self(Box::new(parts))
     }
@@ -140,7 +177,7 @@ impl Body for RequestBody {
         let incoming = match &mut parts.inner {
             Inner::AsItComes(Some(incoming)) => incoming,
             Inner::AsItComes(None) => return Poll::Ready(None),
-            Inner::Changed(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Inner::Changed { bytes, .. } => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         };
         match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {
@@ -167,14 +204,14 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.0.inner {
             Inner::AsItComes(incoming) => incoming.as_ref().is_none_or(Body::is_end_stream),
-            Inner::Changed(bytes) => bytes.is_none(),
+            Inner::Changed { bytes, .. } => bytes.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0.inner {
             Inner::AsItComes(incoming) => incoming.as_ref().map_or_else(SizeHint::default, Body::size_hint),
-            Inner::Changed(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Inner::Changed { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
         }
     }
 }

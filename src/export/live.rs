@@ -5,8 +5,9 @@
 //! months are UTC, as the providers bill them. A clock that goes back adds to the period that is open.
 //!
 //! Adding a call takes one short lock and a few integer additions; the last calls share their records. Bounds:
-//! [`MAX_KEYS`], [`MAX_MODELS`] and [`MAX_CLIENTS`] rows (keys that configuration names always have one), what is over
-//! them is added up under `other`; [`LAST_CALLS`] and [`LAST_FAILURES`] records. Worst case some 2 MiB.
+//! [`MAX_KEYS`], [`MAX_MODELS`] and [`MAX_CLIENTS`] rows (keys that configuration names always have one at each provider where
+//! they are used), what is over them is added up under `other`; [`LAST_CALLS`] and [`LAST_FAILURES`] records. Worst case some
+//! 2 MiB, and under 3 KiB for each row of a key with a configured name.
 
 mod ring;
 mod view;
@@ -29,7 +30,7 @@ pub use view::{
     OutcomeRow, Periods, SumRow,
 };
 
-/// Rows of keys without a configured name.
+/// Rows of keys without a configured name; a key has one at each provider where it is used.
 pub const MAX_KEYS: usize = 300;
 /// Rows of models.
 pub const MAX_MODELS: usize = 300;
@@ -79,6 +80,7 @@ struct State {
     minutes: Ring<MINUTES>,
     /// By label; a key is mostly used at one provider.
     keys: HashMap<Arc<str>, Vec<(Arc<str>, KeyState)>>,
+    /// Rows that count against [`MAX_KEYS`].
     unnamed: usize,
     models: HashMap<(Arc<str>, Arc<str>), Row>,
     clients: HashMap<Arc<str>, Row>,
@@ -231,9 +233,10 @@ impl Live {
 // === impl State ===
 
 impl State {
-    /// The row of a key; one without a configured name has one only while there is room.
+    /// The row of a key at a provider; one without a configured name has one only while there is room.
     fn key(&mut self, key: &str, provider: &Arc<str>, named: bool) -> &mut KeyState {
-        let known = self.keys.contains_key(key);
+        let rows = self.keys.get(key);
+        let known = rows.is_some_and(|rows| rows.iter().any(|(known, _)| known == provider));
         let (key, provider) = if known || named || self.unnamed < MAX_KEYS {
             self.unnamed += usize::from(!known && !named);
             (key, provider.clone())

@@ -136,6 +136,33 @@ fn a_flood_of_names_is_bounded_and_named_keys_keep_their_place() {
     assert_eq!(sum, view.total.spend_usd, "what has no row of its own is in `other`");
 }
 
+/// An application may send each key that it makes up to every provider.
+#[test]
+fn a_key_has_a_row_at_each_provider_only_while_there_is_room() {
+    let live = Live::new(at(0));
+    let providers: Vec<Arc<str>> = (0..48).map(|n| format!("provider-{n}").into()).collect();
+    let made = 20;
+    for n in 0..made {
+        for provider in &providers {
+            let mut record = call("x", "1", Outcome::Ok);
+            record.key_name = None;
+            record.key = Some(format!("openai:{n:012x}").parse().unwrap());
+            record.provider = provider.clone();
+            live.observe(&Arc::new(record), at(0));
+        }
+    }
+    let mut mine = call("mine", "1", Outcome::Ok);
+    for provider in &providers[..2] {
+        mine.provider = provider.clone();
+        live.observe(&Arc::new(mine.clone()), at(1));
+    }
+    let view = live.view(&Filter::default(), at(2));
+    let calls =
+        |name: &str| -> Vec<_> { view.keys.iter().filter(|row| &*row.key == name).map(|row| row.sum.calls).collect() };
+    assert_eq!(view.keys.len(), MAX_KEYS + 1 + 2);
+    assert_eq!((calls("other"), calls("mine")), (vec![made * 48 - MAX_KEYS as u64], vec![1, 1]));
+}
+
 #[test]
 fn failures_outlive_busy_keys_and_filters_choose() {
     let live = Live::new(at(0));

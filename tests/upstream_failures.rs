@@ -410,3 +410,18 @@ async fn a_call_is_never_sent_twice() {
     assert_generated(&post_json(sidecar.proxy, CHAT, KEY, ASK).await, 502, "reset");
     assert_eq!(count.load(Ordering::SeqCst), 2);
 }
+
+/// A provider that is down fails every call; the log tells of it once a minute.
+#[tokio::test]
+async fn calls_that_fail_alike_do_not_flood_the_log() {
+    let (_held, closed) = closed_port();
+    let sidecar = sidecar(&format!("http://{closed}"), "");
+    let started = Instant::now();
+    for _ in 0..50 {
+        assert_generated(&post_json(sidecar.proxy, CHAT, KEY, ASK).await, 502, "connect");
+    }
+    assert_eq!(sidecar.wait_for_records(50).await.len(), 50, "each call has its record");
+    let lines = sidecar.log().matches("no answer from the provider").count() as u64;
+    let most = 1 + started.elapsed().as_secs() / 60;
+    assert!((1..=most).contains(&lines), "{lines} lines");
+}

@@ -8,6 +8,7 @@ pub mod forward;
 mod headers;
 pub mod intercept;
 mod redirect;
+mod repeated;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use crate::tap::{
 use crate::upstream::{Answer, Upstream, UpstreamError};
 use forward::ProxyPassword;
 pub use intercept::Target;
+use repeated::Repeated;
 
 /// Header on answers that keytally made itself; its value is the reason.
 pub const GENERATED_HEADER: &str = "x-keytally-error";
@@ -117,6 +119,8 @@ pub struct Proxy {
     watch: Arc<dyn Watch>,
     server: Arc<HttpServer>,
     inject_room: Room,
+    /// Lines of the log that would repeat.
+    lines: Repeated,
     /// Our own ports: nobody is connected to them through us.
     listeners: Arc<[SocketAddr]>,
 }
@@ -156,7 +160,8 @@ impl Proxy {
         listeners: Arc<[SocketAddr]>,
     ) -> Self {
         let snapshot = ArcSwap::from_pointee(snapshot);
-        Self { snapshot, sink, watch, server, inject_room: Room::default(), listeners }
+        let (inject_room, lines) = (Room::default(), Repeated::default());
+        Self { snapshot, sink, watch, server, inject_room, lines, listeners }
     }
 
     /// Calls that begin from now on see this snapshot.
@@ -253,7 +258,7 @@ impl Proxy {
         let call = OpenCall::new(facts, started, tap, provider, client, sink, guard);
 
         if let Err(error) = readdress(&mut parts, &found, upgrade, snapshot.strip_context) {
-            return generated(&call, &found, GeneratedError::BadRequest, &error);
+            return self.generated(&call, &found, GeneratedError::BadRequest, &error);
         }
         let gate = headers::has_token(&parts.headers, &EXPECT, "100-continue").then(Arc::<ContinueGate>::default);
         let is_upgrade = application.is_some();
@@ -269,7 +274,7 @@ impl Proxy {
                 Err(Broken::Silent) => {
                     let secs = snapshot.idle_timeout.as_secs_f64();
                     let detail = format!("nothing came of the request's body for {secs} s");
-                    return generated(&call, &found, GeneratedError::ReadTimeout, &detail);
+                    return self.generated(&call, &found, GeneratedError::ReadTimeout, &detail);
                 }
                 Err(Broken::Off) => {
                     call.finish(End::ClientCancelled, Reply::default(), |_| ());
@@ -307,8 +312,21 @@ impl Proxy {
                 call.finish(End::ClientCancelled, Reply::default(), |_| ());
                 own_answer(StatusCode::BAD_REQUEST, GeneratedError::BadRequest, Vec::new())
             }
-            Err(error) => generated(&call, &found, error.kind, &error.detail),
+            Err(error) => self.generated(&call, &found, error.kind, &error.detail),
         }
+    }
+
+    /// Ends the call and answers in the provider's own error shape.
+    fn generated(&self, call: &OpenCall, found: &Match, why: GeneratedError, detail: &str) -> Response<AnswerBody> {
+        let (status, body) = generated_error(Some(&found.provider), found.protocol, why, detail);
+        call.fail(End::NoAnswer, why, None);
+        let id = &found.provider.id;
+        if &**id == "other" {
+            tracing::debug!(reason = %why, detail, "no answer from a server");
+        } else if let Some(left_out) = self.lines.tell(id, why.as_str()) {
+            tracing::warn!(provider = %id, reason = %why, detail, left_out, "no answer from the provider");
+        }
+        own_answer(status, why, body)
     }
 
     fn refuse(
@@ -564,17 +582,6 @@ fn sdk_retry_count(headers: &HeaderMap) -> Option<u32> {
 
 fn text<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-/// Ends the call and answers in the provider's own error shape.
-fn generated(call: &OpenCall, found: &Match, why: GeneratedError, detail: &str) -> Response<AnswerBody> {
-    let (status, body) = generated_error(Some(&found.provider), found.protocol, why, detail);
-    call.fail(End::NoAnswer, why, None);
-    match &*found.provider.id {
-        "other" => tracing::debug!(reason = %why, detail, "no answer from a server"),
-        id => tracing::warn!(provider = id, reason = %why, detail, "no answer from the provider"),
-    }
-    own_answer(status, why, body)
 }
 
 fn own_answer(status: StatusCode, why: GeneratedError, body: Vec<u8>) -> Response<AnswerBody> {

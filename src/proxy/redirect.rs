@@ -19,25 +19,29 @@ impl Proxy {
     /// Serves a connection of the redirect port to its end.
     pub async fn redirected(self: Arc<Self>, stream: TcpStream, mut arrival: Arrival, callers: Option<Callers>) {
         let peer = arrival.ends.peer;
+        let tell = |why| self.lines.tell(&Arc::from("listen.redirect"), why);
         let original = match redirect::original_destination(&stream) {
             Ok(original) => original,
             Err(error) => {
+                let Some(left_out) = tell("not redirected") else { return };
                 return tracing::warn!(
-                    %peer, %error,
+                    %peer, %error, left_out,
                     "a connection to listen.redirect that no firewall redirected is closed; base URLs and HTTPS_PROXY take \
                      listen.proxy"
                 );
             }
         };
         if let Err(refused) = Reach::anywhere(Arc::clone(&self.listeners)).address(original) {
-            return tracing::warn!(%peer, error = %refused, "a connection to listen.redirect is closed");
+            let Some(left_out) = tell("refused") else { return };
+            return tracing::warn!(%peer, error = %refused, left_out, "a connection to listen.redirect is closed");
         }
         arrival.ends.local = original;
         arrival.ends.redirected = true;
         if redirect::is_own(arrival.ends).await {
+            let Some(left_out) = tell("own") else { return };
             let uid = rustix::process::geteuid().as_raw();
             return tracing::error!(
-                %original,
+                %original, left_out,
                 "the firewall redirects keytally's own connections, which are closed: exempt its user, as keytally redirect \
                  install --uid {uid} does"
             );

@@ -21,9 +21,9 @@ use tokio::task::JoinHandle;
 
 use crate::admin;
 use crate::call::{CallFacts, CallRecord, Fingerprint, ForwardRefusal, HandshakeEnd, Unread};
-use crate::config::{CallsSink, Config, ConfigHandle};
+use crate::config::{CallsSink, Config, ConfigHandle, KeyDefaults};
 use crate::export::live::{Before, Live};
-use crate::export::metrics::{Metrics, Side, Tunnel};
+use crate::export::metrics::{Metrics, Side, Thresholds, Tunnel};
 use crate::export::{DropReason, Exports, Signal};
 use crate::ledger::{Dimension, LedgerError, Query, Reader};
 use crate::listen::room::Room;
@@ -585,7 +585,9 @@ fn seed_live_view(rooms: &Rooms, config: &Config) {
 }
 
 fn tell_metrics(rooms: &Rooms, config: &Config) {
-    rooms.metrics.set_key_thresholds(&config.keys);
+    let KeyDefaults { anomaly_ratio, anomaly_min_usd_per_hour, new_key_usd_per_hour } = config.key_defaults;
+    let others = Thresholds { anomaly_ratio, anomaly_min_usd_per_hour, new_key_usd_per_hour, ..Thresholds::default() };
+    rooms.metrics.set_key_thresholds(&config.keys, others);
     if let Some(date) = rooms.meter.prices().timestamp() {
         rooms.metrics.price_book(date);
     }

@@ -160,31 +160,41 @@ pub struct Facts {
 }
 
 /// Alert thresholds and budgets of one key.
-#[derive(Debug)]
-struct Thresholds {
-    anomaly_ratio: f64,
-    anomaly_min_usd_per_hour: f64,
-    new_key_usd_per_hour: f64,
-    /// By [`BudgetPeriod`].
-    budget_usd: [Option<f64>; BudgetPeriod::ALL.len()],
+#[derive(Clone, Copy, Debug)]
+pub struct Thresholds {
+    /// Ratio to the usual spend.
+    pub anomaly_ratio: f64,
+    /// Floor of an anomaly, dollars per hour.
+    pub anomaly_min_usd_per_hour: f64,
+    /// What a new key may spend, dollars per hour.
+    pub new_key_usd_per_hour: f64,
+    /// Dollars, by [`BudgetPeriod`].
+    pub budget_usd: [Option<f64>; BudgetPeriod::ALL.len()],
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            anomaly_ratio: 3.0,
+            anomaly_min_usd_per_hour: 1.0,
+            new_key_usd_per_hour: 5.0,
+            budget_usd: [None; BudgetPeriod::ALL.len()],
+        }
+    }
 }
 
 /// Keys of the configuration.
 #[derive(Debug, Default)]
 struct Configured {
     names: HashMap<Arc<str>, Thresholds>,
+    /// Of keys without a name.
+    others: Thresholds,
     fingerprints: HashSet<Fingerprint>,
 }
 
 impl Configured {
     fn of(&self, name: &str) -> &Thresholds {
-        static DEFAULT: Thresholds = Thresholds {
-            anomaly_ratio: 3.0,
-            anomaly_min_usd_per_hour: 1.0,
-            new_key_usd_per_hour: 5.0,
-            budget_usd: [None; BudgetPeriod::ALL.len()],
-        };
-        self.names.get(name).unwrap_or(&DEFAULT)
+        self.names.get(name).unwrap_or(&self.others)
     }
 }
 
@@ -410,18 +420,17 @@ impl Metrics {
         lock(&self.0.own.facts).clone()
     }
 
-    /// Takes over thresholds, budgets and names of the configured keys; they keep a place under the ceiling on keys.
-    pub fn set_key_thresholds(&self, keys: &[KeyEntry]) {
+    /// Takes over thresholds, budgets and names of the configured keys, which keep a place under the ceiling on keys, and
+    /// the thresholds of all others.
+    pub fn set_key_thresholds(&self, keys: &[KeyEntry], others: Thresholds) {
         let usable = |value: f64| value.is_finite() && value >= 0.0;
-        let default = Configured::default();
-        let mut configured = Configured::default();
+        let mut configured = Configured { others, ..Configured::default() };
         for key in keys {
             let or = |value, fallback| if usable(value) { value } else { fallback };
-            let standard = default.of("");
             let thresholds = Thresholds {
-                anomaly_ratio: or(key.anomaly_ratio, standard.anomaly_ratio),
-                anomaly_min_usd_per_hour: or(key.anomaly_min_usd_per_hour, standard.anomaly_min_usd_per_hour),
-                new_key_usd_per_hour: or(key.new_key_usd_per_hour, standard.new_key_usd_per_hour),
+                anomaly_ratio: or(key.anomaly_ratio, others.anomaly_ratio),
+                anomaly_min_usd_per_hour: or(key.anomaly_min_usd_per_hour, others.anomaly_min_usd_per_hour),
+                new_key_usd_per_hour: or(key.new_key_usd_per_hour, others.new_key_usd_per_hour),
                 budget_usd: [key.budget_usd_day, key.budget_usd_month].map(|budget| budget.filter(|b| usable(*b))),
             };
             configured.names.insert(key.name.clone(), thresholds);

@@ -179,7 +179,7 @@ fn everything(metrics: &Metrics) {
         budget_usd_day: Some(10.0),
         budget_usd_month: Some(200.0),
         ..entry("search-prod")
-    }]);
+    }], Thresholds::default());
     for &outcome in Outcome::ALL {
         metrics.observe(&failed("search-prod", "gpt-4o", outcome, Fault::Unknown), true);
     }
@@ -487,7 +487,7 @@ fn no_counter_ever_falls() {
 fn ten_thousand_keys_and_models_keep_exact_totals_under_every_ceiling() {
     for max_series in [20_000, 2_000] {
         let (metrics, _) = with_clock(MetricsConfig { max_series, ..config() });
-        metrics.set_key_thresholds(&[entry("configured")]);
+        metrics.set_key_thresholds(&[entry("configured")], Thresholds::default());
         let (mut cost, n) = (Money::ZERO, 10_000);
         let mut after_half = 0;
         for i in 0..n {
@@ -650,7 +650,7 @@ fn key_info_joins_and_follows_the_configuration() {
         budget_usd_day: Some(f64::NAN),
         ..entry("search")
     };
-    metrics.set_key_thresholds(&[thresholds]);
+    metrics.set_key_thresholds(&[thresholds], Thresholds::default());
     assert_eq!(info(&[]), 0, "it has a name now, which was not seen yet");
     metrics.observe(&CallRecord { team: Some("t1".into()), env: Some("prod".into()), ..call("search", "m") }, false);
     assert_eq!(info(&[("key", "search"), ("named", "true"), ("team", "t1"), ("env", "prod")]), 1);

@@ -3,10 +3,14 @@
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 /// A bundle of certificates: several times what operating systems come with.
 pub(crate) const MAX_CERTIFICATE_BYTES: u64 = 8 << 20;
+
+/// Twenty times what the price book has today; nothing larger is read.
+pub(crate) const MAX_PRICE_BOOK_BYTES: u64 = 64 << 20;
 
 /// Why a file was not read, and what to do; its name is the caller's to say.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +70,11 @@ pub(crate) fn read_any(path: &Path, most: u64) -> Result<Zeroizing<Vec<u8>>, Fil
         return Err(FileError::TooLarge(most));
     }
     Ok(bytes)
+}
+
+/// Tells one content from another, however the file was replaced; `None` for one that cannot be read.
+pub(crate) fn digest(path: &Path) -> Option<[u8; 32]> {
+    read(path, MAX_PRICE_BOOK_BYTES).ok().map(|bytes| Sha256::digest(&*bytes).into())
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ mod prices;
 mod privacy;
 /// Redirected connections, in a network namespace.
 mod redirect;
+/// Settings and files that change while calls go on.
+mod reload;
 /// `keytally run`: a command with a sidecar of its own.
 mod run;
 /// The SDKs that people use, unchanged.

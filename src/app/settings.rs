@@ -22,9 +22,6 @@ use crate::proxy::forward::ProxyPassword;
 use crate::proxy::{Snapshot, Upstreams};
 use crate::upstream::{Opened, Reach, Roots, Upstream, UpstreamSettings};
 
-/// Twenty times what the book has today.
-const MAX_PRICE_BOOK_BYTES: u64 = 64 << 20;
-
 /// What the rooms cannot use of a configuration whose values are right one by one. Nothing is kept of what is built here.
 pub fn misfits(config: &Config) -> Vec<Misfit> {
     let name = |name: &str| Step::Name(name.to_owned());
@@ -76,7 +73,7 @@ pub(crate) fn price_book(
     read: impl Fn(&Path, u64) -> Result<Zeroizing<Vec<u8>>, FileError>,
 ) -> anyhow::Result<PriceBook> {
     let shown = path.display();
-    let bytes = read(path, MAX_PRICE_BOOK_BYTES).with_context(|| shown.to_string())?;
+    let bytes = read(path, files::MAX_PRICE_BOOK_BYTES).with_context(|| shown.to_string())?;
     let written = std::fs::metadata(path).and_then(|about| about.modified()).ok();
     PriceBook::from_json(&bytes, written, overrides.to_vec()).with_context(|| shown.to_string())
 }

@@ -16,10 +16,10 @@ use super::problem::{ConfigError, Problem, shown};
 use super::walk::{Path, Step, Walker};
 use super::yaml::{self, Data, Node, Spot};
 use super::{
-    CallsSink, Config, ForwardSettings, KeyDefaults, LedgerSettings, LimitSettings, Listen, Loaded, LogSettings,
+    CallsSink, Config, Contents, ForwardSettings, KeyDefaults, LedgerSettings, LimitSettings, Listen, Loaded, LogSettings,
     MetricsSettings, Misfit, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol, OtlpSettings, Propagation,
     SHUTDOWN_LINGER_KUBERNETES, Secret, Semconv, ShutdownSettings, Source, TRACE_SAMPLE, TlsSettings, TraceSettings,
-    Tunnels, UpstreamProxy, UpstreamSettings, UsageSettings, value,
+    Tunnels, UpstreamProxy, UpstreamSettings, UsageSettings, contents, value,
 };
 use crate::meter::{KeyEntry, PriceOverride, RuleEntry};
 use crate::provider::ProviderOverride;
@@ -36,8 +36,8 @@ const SALT_LEAST: usize = 8;
 /// Largest secret that is read from a file.
 const SECRET_BYTES: u64 = 64 * 1024;
 
-/// Checks a text with everything else that the source names.
-pub(super) fn check(text: &str, source: &Source) -> Result<Loaded, ConfigError> {
+/// Checks a text with everything else that the source names. The files are those that the text names, right or wrong.
+pub(super) fn check(text: &str, source: &Source) -> (Contents, Result<Loaded, ConfigError>) {
     let name = source.path.as_deref().map_or_else(|| "defaults".into(), FsPath::to_string_lossy);
     let schema = super::file::schema();
     let mut walker = Walker { file: &name, schema: &schema, problems: Vec::new() };
@@ -65,6 +65,8 @@ pub(super) fn check(text: &str, source: &Source) -> Result<Loaded, ConfigError> 
     let otel = env::otel(&source.env, &mut warnings);
     let mut checker = Checker { walker, root: root.as_deref(), env: &source.env, warnings, environment };
     let config = checker.config(file, source, own, otel);
+    // Before a room looks into them: what changes later than this is a change.
+    let files = contents(config.files());
     for misfit in source.rooms.map(|ask| ask(&config)).unwrap_or_default() {
         checker.misfit(misfit);
     }
@@ -75,7 +77,8 @@ pub(super) fn check(text: &str, source: &Source) -> Result<Loaded, ConfigError> 
     walker.problems.sort_by_key(|(spot, _)| (spot.line, spot.column));
     let mut problems: Vec<Problem> = walker.problems.into_iter().map(|(_, problem)| problem).collect();
     problems.extend(environment);
-    if problems.is_empty() { Ok(Loaded { config, warnings }) } else { Err(ConfigError { problems }) }
+    let loaded = if problems.is_empty() { Ok(Loaded { config, warnings }) } else { Err(ConfigError { problems }) };
+    (files, loaded)
 }
 
 fn empty() -> serde_json::Value {

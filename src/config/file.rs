@@ -168,7 +168,7 @@ pub struct ProviderFile {
     pub price_as: Option<PriceId>,
     /// Further hosts that are this provider; with a port, only that one is.
     pub hosts: Vec<Host>,
-    /// Certificate authorities of this provider, on top of the other roots.
+    /// Certificate authorities of this provider, on top of the other roots. The file is watched.
     pub ca_file: Option<FilePath>,
 }
 
@@ -559,7 +559,7 @@ pub struct UpstreamFile {
     pub idle_timeout: Span,
     /// Unused connections are closed after this.
     pub pool_idle_timeout: Span,
-    /// Certificate authorities, on top of the system's or the bundled ones.
+    /// Certificate authorities, on top of the system's or the bundled ones. What is in the file is watched.
     pub ca_file: Option<FilePath>,
     /// Forward proxy to providers, or `off`. If left out, the environment decides.
     #[schemars(extend("x-env" = "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY"))]

@@ -23,6 +23,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::call::{Money, label_enum};
+use crate::files;
 use crate::meter::{KeyEntry, PriceOverride, RuleEntry};
 use crate::provider::ProviderOverride;
 
@@ -147,6 +148,19 @@ impl Config {
     pub fn app(&self) -> Option<&str> {
         self.labels.iter().find(|(name, _)| name == "app").map(|(_, value)| value.as_str())
     }
+
+    /// The files that are read again when they change.
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let of_providers = self.providers.iter().filter_map(|provider| provider.ca_file.as_ref());
+        self.price_book.iter().chain(&self.upstream.ca_file).chain(of_providers)
+    }
+}
+
+/// Files and the digests of what they hold; `None` for one that cannot be read.
+type Contents = BTreeMap<PathBuf, Option<[u8; 32]>>;
+
+fn contents<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Contents {
+    paths.into_iter().map(|path| (path.clone(), files::digest(path))).collect()
 }
 
 /// What runs without file, environment and flags.
@@ -501,13 +515,18 @@ impl Source {
     /// # Errors
     /// Every problem that was found, in the order of the file.
     pub(crate) fn check(&self, text: &str) -> Result<Loaded, ConfigError> {
+        self.check_with_files(text).1
+    }
+
+    /// As [`Source::check`], with the files that the text names as they were before the check looked into them.
+    fn check_with_files(&self, text: &str) -> (Contents, Result<Loaded, ConfigError>) {
         check::check(text, self)
     }
 }
 
 /// A file of at most [`MAX_FILE_BYTES`]; the error says what is wrong, without the path.
 fn read_text(path: &Path) -> Result<String, String> {
-    let bytes = crate::files::read(path, MAX_FILE_BYTES).map_err(|error| error.to_string())?;
+    let bytes = files::read(path, MAX_FILE_BYTES).map_err(|error| error.to_string())?;
     str::from_utf8(&bytes).map(str::to_owned).map_err(|error| {
         let line = bytes[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
         format!("not UTF-8 (line {line}); save it as UTF-8")

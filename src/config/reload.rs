@@ -1,9 +1,10 @@
 //! Reload while running: watch → wait for quiet → read → check → swap. A bad file never replaces a good configuration.
 //!
 //! [`ConfigHandle`] holds what runs; [`ConfigHandle::reload`] is the one way to replace it, whether a file changed or a
-//! signal came. [`watch`] calls back when a file may have changed: written in place, renamed over, deleted and made
-//! again, reached through symbolic links that are swapped (as Kubernetes does with `..data`), or put into a directory
-//! that did not exist. Where no change notifications can be had, it looks every [`TICK`].
+//! signal came. A price book or certificate file with another content is another configuration, under the same path too.
+//! [`watch`] calls back when a file may have changed: written in place, renamed over, deleted and made again, reached
+//! through symbolic links that are swapped (as Kubernetes does with `..data`), or put into a directory that did not
+//! exist. Where no change notifications can be had, it looks every [`TICK`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use arc_swap::ArcSwap;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher, event::AccessKind};
 use sha2::{Digest, Sha256};
 
-use super::{Config, ConfigError, Loaded, Source};
+use super::{Config, ConfigError, Contents, Loaded, Source, contents};
 
 /// A change is looked at when nothing more has happened for this long: editors write in several steps.
 const QUIET: Duration = Duration::from_millis(150);
@@ -70,6 +71,10 @@ struct State {
     status: ReloadStatus,
     /// What was last seen in place of the file: its content, or why there is none.
     seen: Result<[u8; 32], String>,
+    /// What was last seen of the files that matter: those that the file names, good or bad, and those in use.
+    files: Contents,
+    /// What those in use held when they were taken over.
+    running: Contents,
 }
 
 impl ConfigHandle {
@@ -79,14 +84,15 @@ impl ConfigHandle {
     /// Every problem that was found.
     pub fn start(source: Source) -> Result<(Self, Vec<String>), ConfigError> {
         let text = source.read()?;
-        let Loaded { config, warnings } = source.check(&text)?;
+        let (files, loaded) = source.check_with_files(&text);
+        let Loaded { config, warnings } = loaded?;
         let config = Arc::new(config);
         let status = ReloadStatus { successful: true, last_success: SystemTime::now(), generation: 1, failures: 0 };
         let inner = Inner {
             source,
             current: ArcSwap::new(config.clone()),
             reloads: tokio::sync::watch::channel(status.clone()).0,
-            state: Mutex::new(State { status, seen: Ok(digest(&text)) }),
+            state: Mutex::new(State { status, seen: Ok(digest(&text)), files: files.clone(), running: files }),
             changes: tokio::sync::watch::channel(config).0,
         };
         Ok((Self(Arc::new(inner)), warnings))
@@ -98,7 +104,8 @@ impl ConfigHandle {
         let config = Arc::new(config);
         let status = ReloadStatus { successful: true, last_success: SystemTime::now(), generation: 1, failures: 0 };
         let reloads = tokio::sync::watch::channel(status.clone()).0;
-        let state = Mutex::new(State { status, seen: Ok(digest("")) });
+        let state =
+            Mutex::new(State { status, seen: Ok(digest("")), files: Contents::new(), running: Contents::new() });
         let changes = tokio::sync::watch::channel(config.clone()).0;
         Self(Arc::new(Inner { source, current: ArcSwap::new(config), state, changes, reloads }))
     }
@@ -128,22 +135,23 @@ impl ConfigHandle {
         self.0.source.path.as_deref()
     }
 
-    /// Reloads whenever the file changes, until the answer is dropped; `None` without a file. Every change and problem
-    /// is logged.
+    /// Reloads whenever the file or one that it names changes, until the answer is dropped; `None` without a file. Every
+    /// change and problem is logged.
     ///
     /// # Errors
     /// No thread could be started.
     pub fn watch(&self) -> std::io::Result<Option<Watch>> {
-        let Some(path) = self.path() else { return Ok(None) };
-        let handle = self.clone();
-        let watch = watch(path, move || drop(handle.reload(false)))?;
+        let Some(path) = self.path().map(Path::to_owned) else { return Ok(None) };
+        let (handle, naming) = (self.clone(), self.clone());
+        let paths = move || naming.state().files.keys().chain([&path]).cloned().collect();
+        let watch = watch(paths, move || drop(handle.reload(false)))?;
         // What happened since the configuration was read is not the watch's to see.
         self.reload(false);
         Ok(Some(watch))
     }
 
     /// Reads, checks and swaps. The same content as last time is not read again unless `force` (a signal) asks for it:
-    /// variables and files that it refers to may be others now. Blocks for the time that reading takes.
+    /// variables and secrets that it refers to may be others now. Blocks for the time that reading takes.
     pub fn reload(&self, force: bool) -> Reload {
         let mut state = self.state();
         let read = self.0.source.read();
@@ -151,20 +159,24 @@ impl ConfigHandle {
             Ok(text) => Ok(digest(text)),
             Err(error) => Err(error.to_string()),
         };
-        if seen == state.seen && !force {
+        let mut files = contents(state.files.keys());
+        if seen == state.seen && files == state.files && !force {
             return Reload::Unchanged;
         }
         state.seen = seen;
-        let loaded = read.and_then(|text| {
+        let (named, loaded) = match (read, self.path()) {
             // A file that is being written is empty for a moment, and that would mean "all defaults".
-            if text.is_empty() && self.0.source.path.is_some() {
-                let place = self.path().map_or_else(String::new, |p| p.display().to_string());
+            (Ok(text), Some(path)) if text.is_empty() => {
                 let text = "empty; while running that is taken for a file that is being written. For the defaults, \
                             write {} into it";
-                return Err(ConfigError::of(place, text));
+                (Contents::new(), Err(ConfigError::of(path.display().to_string(), text)))
             }
-            self.0.source.check(&text)
-        });
+            (Ok(text), _) => self.0.source.check_with_files(&text),
+            (Err(error), _) => (Contents::new(), Err(error)),
+        };
+        files.retain(|path, _| state.running.contains_key(path));
+        files.extend(named);
+        state.files = files;
         let reload = match loaded {
             Ok(loaded) => self.accept(&mut state, loaded),
             Err(error) => {
@@ -191,9 +203,11 @@ impl ConfigHandle {
         }
         state.status.successful = true;
         state.status.last_success = SystemTime::now();
-        if config == *current {
+        let running = config.files().map(|path| (path.clone(), state.files.get(path).copied().flatten())).collect();
+        if config == *current && running == state.running {
             return Reload::Unchanged;
         }
+        state.running = running;
         state.status.generation += 1;
         let config = Arc::new(config);
         self.0.current.store(config.clone());
@@ -255,16 +269,16 @@ impl Drop for Watch {
     }
 }
 
-/// Calls `on_change` on a thread of its own whenever the file at `path` may have another content, until the answer is
-/// dropped. Changes in quick succession are one; the file need not exist. Not called for the state at the start.
+/// Calls `on_change` on a thread of its own whenever one of the files at `paths` may have another content, until the
+/// answer is dropped. Changes in quick succession are one; the files need not exist, and may be others after `on_change`.
+/// Not called for the state at the start.
 ///
 /// # Errors
 /// No thread could be started. Without change notifications it looks every [`TICK`], and says so.
-pub fn watch(path: &Path, on_change: impl FnMut() + Send + 'static) -> std::io::Result<Watch> {
-    watch_every(path, TICK, on_change)
-}
-
-fn watch_every(path: &Path, tick: Duration, mut on_change: impl FnMut() + Send + 'static) -> std::io::Result<Watch> {
+pub fn watch(
+    paths: impl Fn() -> Vec<PathBuf> + Send + 'static,
+    mut on_change: impl FnMut() + Send + 'static,
+) -> std::io::Result<Watch> {
     // One slot: an event that finds it full has nothing to add.
     let (wake, woken) = sync_channel(1);
     let events = wake.clone();
@@ -275,18 +289,19 @@ fn watch_every(path: &Path, tick: Duration, mut on_change: impl FnMut() + Send +
         }
     });
     let notify = notify
-        .inspect_err(|error| tracing::warn!(%error, "no change notifications: the configuration file is looked at every {tick:?}"))
+        .inspect_err(|error| tracing::warn!(%error, "no change notifications: the configuration is looked at every {TICK:?}"))
         .ok();
-    // Relative paths are resolved once: the directory of the process does not change.
-    let path = std::path::absolute(path)?;
+    let paths = move || -> Vec<_> { paths().into_iter().filter_map(|path| std::path::absolute(path).ok()).collect() };
     let mut watched = Watched { notify, directories: BTreeMap::new(), failed: false };
-    let mut last = Some(Look::at(&path));
-    watched.refresh(&path);
+    let mut known = paths();
+    let mut last = Some(looks(&known));
+    watched.refresh(&known);
     // What happened between the look and the watch is seen at once.
     let _ = wake.try_send(Wake::Event);
+    let again = wake.clone();
     let thread = std::thread::Builder::new().name("config-watch".to_owned()).spawn(move || {
         loop {
-            match woken.recv_timeout(tick) {
+            match woken.recv_timeout(TICK) {
                 Ok(Wake::Event) => {
                     let first = Instant::now();
                     while first.elapsed() < IMPATIENT {
@@ -300,17 +315,26 @@ fn watch_every(path: &Path, tick: Duration, mut on_change: impl FnMut() + Send +
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
-            watched.refresh(&path);
-            let look = Look::at(&path);
-            if last.as_ref() != Some(&look) {
+            watched.refresh(&known);
+            let now = looks(&known);
+            if last.as_ref() != Some(&now) {
                 on_change();
                 // A file that was written just now may be written again within the same tick of the file system's
                 // clock, and would look the same: it is looked at once more.
-                last = look.is_settled().then_some(look);
+                last = now.iter().all(Look::is_settled).then_some(now);
+                let named = paths();
+                if named != known {
+                    known = named;
+                    let _ = again.try_send(Wake::Event);
+                }
             }
         }
     })?;
     Ok(Watch { wake, thread: Some(thread) })
+}
+
+fn looks(paths: &[PathBuf]) -> Vec<Look> {
+    paths.iter().map(|path| Look::at(path)).collect()
 }
 
 /// What tells one state of a file from another without reading it.
@@ -351,7 +375,7 @@ fn inode(_: &std::fs::Metadata) -> (u64, u64, i64, i64) {
     (0, 0, 0, 0)
 }
 
-/// The directories in which something can happen that changes the file.
+/// The directories in which something can happen that changes the files.
 struct Watched {
     notify: Option<RecommendedWatcher>,
     /// Each with its inode: a directory that was deleted and made again is another one.
@@ -361,10 +385,10 @@ struct Watched {
 
 impl Watched {
     /// Watches the directories that matter now and no others. Done again after every event.
-    fn refresh(&mut self, path: &Path) {
+    fn refresh(&mut self, paths: &[PathBuf]) {
         let Some(notify) = &mut self.notify else { return };
         let mut wanted = BTreeMap::new();
-        for directory in directories(path) {
+        for directory in paths.iter().flat_map(|path| directories(path)) {
             if let Ok(metadata) = std::fs::metadata(&directory) {
                 let (device, inode, ..) = inode(&metadata);
                 // One directory by two names has one watch, which ends with either name.
@@ -392,7 +416,7 @@ impl Watched {
                 // Tried again at the next tick, said once.
                 Err(error) if !self.failed => {
                     self.failed = true;
-                    tracing::warn!(%error, "no change notifications: the configuration file is looked at every {TICK:?}");
+                    tracing::warn!(%error, "no change notifications: the configuration is looked at every {TICK:?}");
                 }
                 Err(_) => {}
             }

@@ -202,7 +202,8 @@ fn a_watch_waits_for_a_directory_that_is_not_there_yet() {
     let path = outer.path().join("later").join("deep").join("keytally.yaml");
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
-    let watch = watch(&path, move || {
+    let watched = path.clone();
+    let watch = watch(move || vec![watched.clone()], move || {
         counted.fetch_add(1, Ordering::Relaxed);
     })
     .unwrap();
@@ -225,7 +226,7 @@ fn without_notifications_the_file_is_looked_at() {
     let path = directory.path().join("f");
     fs::write(&path, "a").unwrap();
     let mut silent = Watched { notify: None, directories: BTreeMap::new(), failed: false };
-    silent.refresh(&path);
+    silent.refresh(std::slice::from_ref(&path));
     assert!(silent.directories.is_empty());
     let first = Look::at(&path);
     assert_eq!(first, Look::at(&path));

@@ -530,6 +530,7 @@ fn follow_config(config: &ConfigHandle, rooms: &Arc<Rooms>, spine: &Arc<Proxy>, 
                 (Ok(snapshot), Ok(meter)) => {
                     spine.swap(snapshot);
                     rooms.meter.reload(meter);
+                    rooms.exports.change_traces(&export_settings(&current).traces);
                     if let Err(error) = rooms.exports.change_ledger(ledger_settings(&current)) {
                         tracing::error!(%error, "there is no ledger");
                     }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use keytally::demo::simulator::{Answer, Simulator};
+use keytally::demo::simulator::{Answer, Received, Simulator};
 
+use crate::support::collector::{Collector, Span};
 use crate::support::wire::{Authority, serve_tls};
 use crate::support::{Sidecar, post_json};
 
@@ -169,4 +170,81 @@ async fn certificate_files_are_read_again() {
         std::fs::write(&path, format!("{}{}", first.pem, second.pem)).unwrap();
         wait_until(&sidecar, "both authorities, without a signal", async || statuses().await == [200, 200]).await;
     }
+}
+
+/// Answers with an error when the path says so.
+async fn moody_provider() -> Simulator {
+    let answer = |received: Received| match received.head.uri.query() {
+        Some("refused") => Answer::new(400, "application/json", r#"{"error":{"message":"no","type":"invalid_request_error"}}"#),
+        _ => Answer::new(200, "application/json", ANSWER),
+    };
+    Simulator::start(answer).await.expect("a free port")
+}
+
+fn traced(provider: &Simulator, collector: &Collector, trace: &str) -> Sidecar {
+    let endpoint = format!("http://{}", collector.address);
+    Sidecar::start_with(&at(provider, &format!("trace: {{ {trace} }}\n")), |command| {
+        command.env("OTEL_BSP_SCHEDULE_DELAY", "20").env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+    })
+}
+
+/// Makes a call, and another that fails and so has a span whatever is sampled; with that span those of the first are there.
+async fn spans_of_a_call(sidecar: &Sidecar, collector: &Collector) -> Vec<Span> {
+    let mut ids = Vec::new();
+    for query in ["", "?refused"] {
+        let before = sidecar.records().len();
+        post_json(sidecar.proxy, &format!("{CHAT}{query}"), KEY, ASK).await;
+        let record = sidecar.wait_for_records(before + 1).await.remove(before);
+        ids.push(record["call_id"].as_str().expect("an id").to_owned());
+    }
+    let of = |id: &str| -> Vec<Span> {
+        collector.spans().into_iter().filter(|span| span.attributes["keytally.call_id"] == id).collect()
+    };
+    wait_until(sidecar, "the span of a failure", async || !of(&ids[1]).is_empty()).await;
+    of(&ids[0])
+}
+
+#[tokio::test]
+async fn what_spans_are_made_follows_a_reload() {
+    let (provider, collector) = (moody_provider().await, Collector::start().await);
+    let sidecar = traced(&provider, &collector, "sample: 0");
+    let spans = async || spans_of_a_call(&sidecar, &collector).await;
+    let usage = |span: &Span| span.attributes.keys().any(|name| name.starts_with("gen_ai.usage."));
+    assert!(spans().await.is_empty());
+    edit(&sidecar, "sample: 0", "sample: 1");
+    wait_until(&sidecar, "a span", async || spans().await.iter().any(usage)).await;
+    edit(&sidecar, "sample: 1", "sample: 1, profile: errors_and_cost, server_span: true");
+    wait_until(&sidecar, "two spans without usage", async || {
+        let spans = spans().await;
+        spans.len() == 2 && !spans.iter().any(usage)
+    })
+    .await;
+    edit(&sidecar, "sample: 1", "sample: 0");
+    wait_until(&sidecar, "no span", async || spans().await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn spans_begin_and_end_with_the_profile() {
+    let (provider, collector) = (moody_provider().await, Collector::start().await);
+    let mut sidecar = traced(&provider, &collector, "profile: off");
+    post_json(sidecar.proxy, CHAT, KEY, ASK).await;
+    sidecar.wait_for_records(1).await;
+    edit(&sidecar, "profile: off", "profile: full");
+    wait_until(&sidecar, "a span", async || {
+        post_json(sidecar.proxy, CHAT, KEY, ASK).await;
+        !collector.spans().is_empty()
+    })
+    .await;
+    // The other setting shows when the file is in use.
+    edit(&sidecar, "profile: full }", "profile: off }\nkey_defaults: { anomaly_ratio: 7 }");
+    wait_until(&sidecar, "the changed file", async || {
+        sidecar.metrics().await.sum("keytally_key_anomaly_ratio", &[]) == Some(7.0)
+    })
+    .await;
+    let before = sidecar.records().len();
+    post_json(sidecar.proxy, CHAT, KEY, ASK).await;
+    let without = sidecar.wait_for_records(before + 1).await[before]["call_id"].clone();
+    // What waits is sent before the process ends.
+    assert!(sidecar.stop().success());
+    assert!(collector.spans().iter().all(|span| span.attributes["keytally.call_id"] != without));
 }

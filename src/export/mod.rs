@@ -85,7 +85,9 @@ pub struct Exports {
 }
 
 struct Traces {
-    sampling: Sampling,
+    /// Which calls get a span; `None`: none does.
+    sampling: ArcSwapOption<Sampling>,
+    spans: Arc<ArcSwap<Spans>>,
     queue: Queue<Arc<CallRecord>>,
     stop: watch::Sender<Option<Instant>>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -97,7 +99,7 @@ impl ExportSettings {
     /// # Errors
     /// As [`Exports::start`]. Needs a Tokio runtime.
     pub fn check(&self) -> Result<(), ExportError> {
-        if self.traces.enabled() {
+        if self.traces.otlp.endpoint.is_some() {
             Exporter::new(&self.traces)?;
         }
         Ok(())
@@ -113,21 +115,22 @@ impl Exports {
     /// down, or a file that cannot be written, is no error: both may come right later.
     pub fn start(settings: &ExportSettings, observe: Observe, drops: Arc<dyn Drops>) -> Result<Self, ExportError> {
         let traces = &settings.traces;
-        let traces = if traces.enabled() {
+        let traces = if traces.otlp.endpoint.is_some() {
             let exporter = Exporter::new(traces)?;
             let (queue, intake) = queue(Signal::Traces, traces.max_queue.max(1), drops.clone());
             let (stop, stopped) = watch::channel(None);
+            let spans = Arc::new(ArcSwap::from_pointee(traces.spans()));
             let batcher = Batcher {
                 intake,
                 exporter,
-                spans: Spans::new(traces.profile, traces.semconv, traces.server_span),
+                spans: Arc::clone(&spans),
                 max_batch: traces.max_batch.clamp(1, traces.max_queue.max(1)),
                 delay: traces.delay,
                 batch_timeout: traces.batch_timeout,
                 stop: stopped,
             };
             let task = Mutex::new(Some(tokio::spawn(batcher.run())));
-            Some(Traces { sampling: traces.sampling.clone(), queue, stop, task })
+            Some(Traces { sampling: ArcSwapOption::new(traces.sampling()), spans, queue, stop, task })
         } else {
             None
         };
@@ -140,7 +143,8 @@ impl Exports {
 
     /// Takes one finished call. Never waits.
     pub fn record(&self, record: Arc<CallRecord>) {
-        let traces = self.traces.as_ref().filter(|traces| traces.sampling.keeps(&record));
+        let keeps = |traces: &&Traces| traces.sampling.load().as_ref().is_some_and(|sampling| sampling.keeps(&record));
+        let traces = self.traces.as_ref().filter(keeps);
         let is_exported = traces.is_some_and(|traces| traces.queue.push(record.clone()));
         (self.observe)(&record, is_exported);
         if let Some(log) = &self.log {
@@ -171,6 +175,14 @@ impl Exports {
     pub fn reopen(&self) {
         if let Some(log) = &self.log {
             log.reopen();
+        }
+    }
+
+    /// Goes on with another sampling, profile and form of spans; where they go stays. Calls that wait get the new form.
+    pub fn change_traces(&self, settings: &TraceSettings) {
+        if let Some(traces) = &self.traces {
+            traces.sampling.store(settings.sampling());
+            traces.spans.store(Arc::new(settings.spans()));
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -265,7 +266,8 @@ fn uuid(random: u128) -> String {
 pub(super) struct Batcher {
     pub intake: Intake<Arc<CallRecord>>,
     pub exporter: Exporter,
-    pub spans: Spans,
+    /// Makes spans; another one after a reload.
+    pub spans: Arc<ArcSwap<Spans>>,
     pub max_batch: usize,
     pub delay: Duration,
     pub batch_timeout: Duration,
@@ -290,7 +292,8 @@ impl Batcher {
 
     async fn export(&mut self, batch: &mut Vec<Arc<CallRecord>>) {
         let count = batch.len();
-        let spans = batch.drain(..).flat_map(|record| self.spans.of(&record)).collect();
+        let spans = self.spans.load_full();
+        let spans = batch.drain(..).flat_map(|record| spans.of(&record)).collect();
         let limit = tokio::time::sleep(self.batch_timeout);
         tokio::pin!(limit);
         let export = self.exporter.inner.export(spans);

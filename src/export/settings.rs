@@ -1,12 +1,13 @@
 //! What can be set of traces. `config` reads it from file and environment.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use url::Url;
 
-use super::traces::{Profile, Sampling, Semconv};
+use super::traces::{Profile, Sampling, Semconv, Spans};
 use crate::call::label_enum;
 
 /// Spans that wait for their batch. More are dropped and counted: at 2 KiB a record this bounds the queue to 4 MiB.
@@ -173,8 +174,12 @@ impl OtlpSettings {
 }
 
 impl TraceSettings {
-    /// Spans are exported.
-    pub fn enabled(&self) -> bool {
-        self.profile != Profile::Off && self.otlp.endpoint.is_some()
+    /// Which calls get a span; `None`: none does.
+    pub(super) fn sampling(&self) -> Option<Arc<Sampling>> {
+        (self.profile != Profile::Off).then(|| Arc::new(self.sampling.clone()))
+    }
+
+    pub(super) fn spans(&self) -> Spans {
+        Spans::new(self.profile, self.semconv, self.server_span)
     }
 }

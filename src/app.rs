@@ -10,8 +10,8 @@ mod tests;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -24,6 +24,7 @@ use crate::call::{CallFacts, CallRecord, Fingerprint, ForwardRefusal, HandshakeE
 use crate::config::{CallsSink, Config, ConfigHandle, KeyDefaults};
 use crate::export::live::{Before, Live};
 use crate::export::metrics::{Metrics, Side, Thresholds, Tunnel};
+use crate::export::notices::{Notice, Notices};
 use crate::export::{DropReason, Exports, Signal};
 use crate::ledger::{Dimension, LedgerError, Query, Reader};
 use crate::listen::room::Room;
@@ -73,6 +74,8 @@ struct Rooms {
     metrics: Metrics,
     live: Arc<Live>,
     exports: Exports,
+    /// For the log of a process that does nothing else than serve.
+    notices: Option<Mutex<Notices>>,
     /// Calls handed over and not yet recorded; [`GIVEN_UP`] besides.
     settling: AtomicUsize,
     settled: Notify,
@@ -193,7 +196,22 @@ impl Rooms {
             return;
         }
         self.live.observe(&record, now);
+        self.notice(&record);
         self.exports.record(record);
+    }
+
+    fn notice(&self, record: &CallRecord) {
+        let Some(notices) =
+            self.notices.as_ref().filter(|_| record.outcome.is_failure() || !record.findings.is_empty())
+        else {
+            return;
+        };
+        let mut notices = notices.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = notices.of(record, std::time::Instant::now(), |id| self.meter.fix(id, None));
+        if !due.is_empty() {
+            // Whoever reads the log may be slow.
+            tokio::task::spawn_blocking(|| due.into_iter().for_each(Notice::tell));
+        }
     }
 
     async fn all_settled(&self) {
@@ -226,11 +244,15 @@ impl App {
     /// # Errors
     /// A port that cannot be bound, a certificate, price book or exporter setting that cannot be used.
     pub async fn start(config: ConfigHandle) -> anyhow::Result<Self> {
-        Self::start_on(config, Inherited::default()).await
+        Self::start_on(config, Inherited::default(), None).await
     }
 
-    /// As [`App::start`], with sockets that are bound already.
-    async fn start_on(config: ConfigHandle, mut sockets: Inherited) -> anyhow::Result<Self> {
+    /// As [`App::start`], with sockets that are bound already, and with what is wrong with keys in the log.
+    async fn start_on(
+        config: ConfigHandle,
+        mut sockets: Inherited,
+        notices: Option<Mutex<Notices>>,
+    ) -> anyhow::Result<Self> {
         let current = config.current();
         let listener = bind(&mut sockets, current.listen.proxy, "listen.proxy").await?;
         let admin_listener = bind(&mut sockets, current.listen.admin, "listen.admin").await?;
@@ -258,8 +280,15 @@ impl App {
             Arc::new(metrics.clone()),
         )?;
         let live = Arc::new(Live::new(SystemTime::now()));
-        let rooms =
-            Arc::new(Rooms { meter, metrics, live, exports, settling: AtomicUsize::new(0), settled: Notify::new() });
+        let rooms = Arc::new(Rooms {
+            meter,
+            metrics,
+            live,
+            exports,
+            notices,
+            settling: AtomicUsize::new(0),
+            settled: Notify::new(),
+        });
         tell_metrics(&rooms, &current);
         seed_live_view(&rooms, &current);
         let status = config.status();
@@ -409,7 +438,8 @@ pub fn serve(config: ConfigHandle) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let served = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let app = App::start_on(config.clone(), sockets).await?;
+        let app =
+            App::start_on(config.clone(), sockets, Some(Mutex::new(Notices::new(std::time::Instant::now())))).await?;
         let _watch = config.watch().context("cannot watch the configuration file")?;
         loop {
             match signals.next().await {

@@ -430,7 +430,10 @@ async fn a_panic_while_reading_fails_no_call() {
 #[tokio::test]
 async fn a_panic_while_recording_loses_no_call_uncounted() {
     let provider = Simulator::start(provider).await.unwrap();
-    let config = format!("providers: {{ openai: {{ base_url: \"http://{}\" }} }}", provider.address());
+    let config = format!(
+        "providers: {{ openai: {{ base_url: \"http://{}\" }} }}\nmetrics: {{ birth_hold: 0s }}",
+        provider.address()
+    );
     let sidecar = Sidecar::start_with(&config, |command| {
         command.env("KEYTALLY_TEST_PANIC", "meter");
     });

@@ -138,7 +138,8 @@ async fn a_price_book_whose_directory_is_swapped_is_another() {
 #[tokio::test]
 async fn certificate_files_are_read_again() {
     let (first, second) = (Authority::new(), Authority::new());
-    let port = async |authority: &Authority| serve_tls(authority.acceptor("localhost", &["http/1.1"], false)).await.port();
+    let port =
+        async |authority: &Authority| serve_tls(authority.acceptor("localhost", &["http/1.1"], false)).await.port();
     let ports = [port(&first).await, port(&second).await];
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ca.pem");
@@ -153,8 +154,7 @@ async fn certificate_files_are_read_again() {
                 format!("{id}: {{ protocol: openai-chat, base_url: \"https://localhost:{port}\"{comma}{of_provider} }}")
             })
             .collect();
-        let sidecar =
-            Sidecar::start(&format!("providers: {{ {} }}\nupstream: {{ {of_all} }}\n", providers.join(", ")));
+        let sidecar = Sidecar::start(&format!("providers: {{ {} }}\nupstream: {{ {of_all} }}\n", providers.join(", ")));
         let statuses = async || {
             let mut statuses = Vec::new();
             for id in ["one", "two"] {
@@ -175,7 +175,9 @@ async fn certificate_files_are_read_again() {
 /// Answers with an error when the path says so.
 async fn moody_provider() -> Simulator {
     let answer = |received: Received| match received.head.uri.query() {
-        Some("refused") => Answer::new(400, "application/json", r#"{"error":{"message":"no","type":"invalid_request_error"}}"#),
+        Some("refused") => {
+            Answer::new(400, "application/json", r#"{"error":{"message":"no","type":"invalid_request_error"}}"#)
+        }
         _ => Answer::new(200, "application/json", ANSWER),
     };
     Simulator::start(answer).await.expect("a free port")

@@ -12,6 +12,7 @@ fn rooms() -> Arc<Rooms> {
         meter: Meter::new(meter_config(&config).unwrap()),
         metrics,
         live: Arc::new(Live::new(SystemTime::now())),
+        notices: None,
         exports,
         settling: AtomicUsize::new(0),
         settled: Notify::new(),

@@ -16,8 +16,8 @@ use super::problem::{ConfigError, Problem, shown};
 use super::walk::{Path, Step, Walker};
 use super::yaml::{self, Data, Node, Spot};
 use super::{
-    CallsSink, Config, Contents, ForwardSettings, KeyDefaults, LedgerSettings, LimitSettings, Listen, Loaded, LogSettings,
-    MetricsSettings, Misfit, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol, OtlpSettings, Propagation,
+    CallsSink, Config, Contents, ForwardSettings, KeyDefaults, LedgerSettings, LimitSettings, Listen, Loaded,
+    LogSettings, MetricsSettings, Misfit, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol, OtlpSettings, Propagation,
     SHUTDOWN_LINGER_KUBERNETES, Secret, Semconv, ShutdownSettings, Source, TRACE_SAMPLE, TlsSettings, TraceSettings,
     Tunnels, UpstreamProxy, UpstreamSettings, UsageSettings, contents, value,
 };

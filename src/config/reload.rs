@@ -289,7 +289,9 @@ pub fn watch(
         }
     });
     let notify = notify
-        .inspect_err(|error| tracing::warn!(%error, "no change notifications: the configuration is looked at every {TICK:?}"))
+        .inspect_err(
+            |error| tracing::warn!(%error, "no change notifications: the configuration is looked at every {TICK:?}"),
+        )
         .ok();
     let paths = move || -> Vec<_> { paths().into_iter().filter_map(|path| std::path::absolute(path).ok()).collect() };
     let mut watched = Watched { notify, directories: BTreeMap::new(), failed: false };

@@ -7,6 +7,7 @@ mod ledger;
 pub mod live;
 mod log;
 pub mod metrics;
+pub mod notices;
 mod otlp;
 mod queue;
 mod settings;

@@ -73,6 +73,17 @@ async fn a_key_that_worked_and_is_refused_says_so() {
     assert!(text(before).starts_with("this key worked ") && text(before).contains(" ago: "), "{}", text(before));
     assert!(text(before).contains("revoked") && text(before).contains("plan is used up"), "{}", text(before));
     assert_eq!((&never["up"], &before["up"]), (&false.into(), &false.into()));
+
+    // Whoever reads nothing but the log learns it as well, once a key.
+    post_json(sidecar.proxy, &target("refused"), "sk-made-up-worked", ASK).await;
+    sidecar.wait_for_records(4).await;
+    for key in [&records[0]["key"], &records[2]["key"]] {
+        sidecar.wait_for_log(key.as_str().expect("a fingerprint"));
+    }
+    let log = sidecar.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("calls with this key fail")).collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(lines.iter().all(|line| line.contains("auth_invalid") && line.contains("first_fix")), "{lines:?}");
 }
 
 /// Whatever keytally itself or the provider answers: a fix, and words for it.

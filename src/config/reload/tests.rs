@@ -203,9 +203,12 @@ fn a_watch_waits_for_a_directory_that_is_not_there_yet() {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
     let watched = path.clone();
-    let watch = watch(move || vec![watched.clone()], move || {
-        counted.fetch_add(1, Ordering::Relaxed);
-    })
+    let watch = watch(
+        move || vec![watched.clone()],
+        move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        },
+    )
     .unwrap();
     std::thread::sleep(QUIET * 2);
     assert_eq!(calls.load(Ordering::Relaxed), 0, "nothing has happened");

@@ -175,11 +175,10 @@ impl Dice {
 
 /// Traffic in which every value of every closed set occurs.
 fn everything(metrics: &Metrics) {
-    metrics.set_key_thresholds(&[KeyEntry {
-        budget_usd_day: Some(10.0),
-        budget_usd_month: Some(200.0),
-        ..entry("search-prod")
-    }], Thresholds::default());
+    metrics.set_key_thresholds(
+        &[KeyEntry { budget_usd_day: Some(10.0), budget_usd_month: Some(200.0), ..entry("search-prod") }],
+        Thresholds::default(),
+    );
     for &outcome in Outcome::ALL {
         metrics.observe(&failed("search-prod", "gpt-4o", outcome, Fault::Unknown), true);
     }

@@ -61,5 +61,7 @@ mod top;
 mod transparency;
 /// Providers that cannot be reached, and the ways to those that can.
 mod upstream_failures;
+/// Calls that share HTTP/2 connections to a provider.
+mod upstream_http2;
 /// Forward proxy, opened TLS, the local authority.
 mod ways;

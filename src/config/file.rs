@@ -564,7 +564,8 @@ pub struct UpstreamFile {
     /// Forward proxy to providers, or `off`. If left out, the environment decides.
     #[schemars(extend("x-env" = "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY"))]
     pub proxy: Option<Proxy>,
-    /// Offer HTTP/2.
+    /// Offer HTTP/2. A connection carries up to 32 calls at a time, or as many as the provider allows if that is fewer;
+    /// further calls have others.
     pub http2: Switch,
 }
 

@@ -1,16 +1,17 @@
 //! Connections to providers, kept for the next request. In: a request with an absolute address. Out: the answer, whose body
 //! gives its connection back when it has been read.
 //!
-//! HTTP/1.1: the connection that came back last goes out first. HTTP/2: one connection a host carries all its requests.
-//! A request that finds none makes one, and takes one for itself only if that is what TLS agreed on. What has not been
-//! used for the idle timeout is closed, after one and a half of it at the latest. A request is sent again only when a
-//! connection that was used before had closed without taking any of it.
+//! HTTP/1.1: the connection that came back last goes out first. HTTP/2: a connection carries several requests, see
+//! [`CALLS`]; the oldest with room is taken. A request that finds none makes one. What has not been used for the idle
+//! timeout is closed, after one and a half of it at the latest. A request is sent again only when a connection that was
+//! used before had closed without taking any of it.
 //!
 //! Bounds: as many connections as requests at a time, and those that are idle; hosts without any are forgotten.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -25,6 +26,17 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connect::Connector;
 use super::{UpstreamError, UpstreamSettings};
+
+/// Calls that share an HTTP/2 connection; fewer if the provider allows fewer. hyper keeps a call that is one too many
+/// until another has ended, so it must be below what providers allow: 100 and more (RFC 9113, section 6.5.2).
+const CALLS: u32 = 32;
+
+/// What a call's answer may be ahead of its reader. A connection may be ahead by as much for each of its calls, so that
+/// answers nobody reads do not hold up the others.
+const STREAM_WINDOW: u32 = 1 << 20;
+
+/// Stands for "not said yet" where h2 tells how many streams a provider allows; the largest `usize` stands for any number.
+const UNSAID: usize = usize::MAX - 1;
 
 /// A pool; see the file's head.
 pub(super) struct Pool<B>(Arc<Shared<B>>);
@@ -53,8 +65,8 @@ struct Host {
 struct Connections<B> {
     /// Idle ones and when they came back, the latest last.
     http1: Vec<(Http1<B>, Instant)>,
-    /// The one that is shared, and when it was last asked for.
-    http2: Option<(http2::SendRequest<B>, Instant)>,
+    /// The oldest first.
+    http2: Vec<Http2<B>>,
 }
 
 struct Http1<B> {
@@ -63,9 +75,28 @@ struct Http1<B> {
     proxied: bool,
 }
 
+struct Http2<B> {
+    sender: http2::SendRequest<B>,
+    load: Arc<Mutex<Load>>,
+}
+
+/// The use of an HTTP/2 connection.
+struct Load {
+    calls: u32,
+    /// Calls that it takes; `None` before the provider has said what it allows: then it has the one that it was made for.
+    room: Option<u32>,
+    /// When a call last ended.
+    used: Instant,
+    /// While `room` is not known: wakes the connection's task to look again, as nothing else does when it is said.
+    task: Option<Waker>,
+}
+
+/// A call on an HTTP/2 connection.
+struct Call(Arc<Mutex<Load>>);
+
 enum Sender<B> {
     Http1(Http1<B>),
-    Http2(http2::SendRequest<B>),
+    Http2(http2::SendRequest<B>, Call),
 }
 
 /// An answer, and how long its connection took to be made, if it was made for it.
@@ -76,6 +107,7 @@ pub struct Received<B: Send + 'static> {
     // First: a connection whose answer has not been read whole must not look as if it had been.
     body: Incoming,
     _lease: Option<Lease<B>>,
+    _call: Option<Call>,
 }
 
 /// A connection that goes back to its pool.
@@ -98,9 +130,9 @@ where
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
-            // Windows large enough that one slow reader of a shared connection does not hold up the others.
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(16 << 20)
+            .initial_max_send_streams(UNSAID)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CALLS * STREAM_WINDOW)
             .max_header_list_size(u32::try_from(settings.header_bytes).unwrap_or(u32::MAX))
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
@@ -113,33 +145,37 @@ where
         let host = Host::of(request.uri())?;
         let address = request.uri().clone();
         loop {
-            let (sender, made_in) = match self.0.take(&host) {
-                Some(sender) => (sender, None),
+            let (sender, fresh, made_in) = match self.0.take(&host) {
+                Some(sender) => (sender, false, None),
                 None => {
                     let started = Instant::now();
-                    let sender = Box::pin(self.connect(&host)).await?;
-                    (sender, Some(started.elapsed()))
+                    let (sender, fresh) = Box::pin(self.connect(&host)).await?;
+                    (sender, fresh, Some(started.elapsed()))
                 }
             };
-            let (sent, http1) = match sender {
+            let (sent, http1, call) = match sender {
                 Sender::Http1(mut http1) => {
                     set_host(&mut request);
                     if !http1.proxied {
                         *request.uri_mut() = origin_form(&address);
                     }
-                    (http1.sender.try_send_request(request).await, Some(http1))
+                    (http1.sender.try_send_request(request).await, Some(http1), None)
                 }
-                Sender::Http2(mut sender) => (sender.try_send_request(request).await, None),
+                Sender::Http2(mut sender, call) => (sender.try_send_request(request).await, None, Some(call)),
             };
             match sent {
                 Ok(answer) => {
+                    if let Some(call) = &call {
+                        // By now it is said how many calls the connection takes.
+                        locked(&call.0).look();
+                    }
                     let pool = Arc::downgrade(&self.0);
                     let lease = http1.map(|http1| Lease { back: Some((host, http1)), pool });
-                    return Ok((answer.map(|body| Received { body, _lease: lease }), made_in));
+                    return Ok((answer.map(|body| Received { body, _lease: lease, _call: call }), made_in));
                 }
                 Err(mut refused) => match refused.take_message() {
                     // Closed by the other side while it was idle: no byte of the request has left.
-                    Some(unsent) if made_in.is_none() => {
+                    Some(unsent) if !fresh => {
                         request = unsent;
                         *request.uri_mut() = address.clone();
                     }
@@ -149,7 +185,8 @@ where
         }
     }
 
-    async fn connect(&self, host: &Host) -> Result<Sender<B>, UpstreamError> {
+    /// A connection, and whether nothing else has used it.
+    async fn connect(&self, host: &Host) -> Result<(Sender<B>, bool), UpstreamError> {
         let pool = &self.0;
         let io = pool.connector.clone().connect(host.as_uri()?).await?;
         let broken = |error: hyper::Error| UpstreamError::broken(&error);
@@ -157,20 +194,29 @@ where
             let proxied = io.is_proxied();
             let (sender, connection) = pool.http1.handshake(io).await.map_err(broken)?;
             tokio::spawn(ended(connection.with_upgrades()));
-            return Ok(Sender::Http1(Http1 { sender, proxied }));
+            return Ok((Sender::Http1(Http1 { sender, proxied }), true));
         }
         // Another request may have been faster.
         if let Some(sender) = pool.kept().shared(host) {
-            return Ok(Sender::Http2(sender));
+            return Ok((sender, false));
         }
-        let (sender, connection) = pool.http2.handshake(io).await.map_err(broken)?;
-        tokio::spawn(ended(connection));
+        let (sender, mut connection) = pool.http2.handshake(io).await.map_err(broken)?;
+        let load = Arc::new(Mutex::new(Load { calls: 1, room: None, used: Instant::now(), task: None }));
+        let (call, watched) = (Call(Arc::clone(&load)), Arc::clone(&load));
+        tokio::spawn(ended(poll_fn(move |cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            locked(&watched).allow(connection.current_max_send_streams(), cx.waker());
+            polled
+        })));
         let mut kept = pool.kept();
-        let connections = kept.hosts.entry(host.clone()).or_default();
-        connections.http2 = Some((sender.clone(), Instant::now()));
+        kept.hosts.entry(host.clone()).or_default().http2.push(Http2 { sender: sender.clone(), load });
         kept.sweep(pool);
-        Ok(Sender::Http2(sender))
+        Ok((Sender::Http2(sender, call), true))
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Serves a connection until it closes.
@@ -182,7 +228,7 @@ async fn ended(connection: impl Future<Output = hyper::Result<()>>) {
 
 impl<B> Shared<B> {
     fn kept(&self) -> MutexGuard<'_, Kept<B>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.kept)
     }
 }
 
@@ -191,7 +237,7 @@ impl<B: Send + 'static> Shared<B> {
     fn take(&self, host: &Host) -> Option<Sender<B>> {
         let mut kept = self.kept();
         if let Some(sender) = kept.shared(host) {
-            return Some(Sender::Http2(sender));
+            return Some(sender);
         }
         let idle = &mut kept.hosts.get_mut(host)?.http1;
         let mut at = idle.len();
@@ -209,27 +255,17 @@ impl<B: Send + 'static> Shared<B> {
 
     fn put(self: &Arc<Self>, host: Host, http1: Http1<B>) {
         let mut kept = self.kept();
-        match kept.hosts.get_mut(&host) {
-            Some(connections) => connections.http1.push((http1, Instant::now())),
-            None => {
-                kept.hosts.insert(host, Connections { http1: vec![(http1, Instant::now())], http2: None });
-            }
-        }
+        kept.hosts.entry(host).or_default().http1.push((http1, Instant::now()));
         kept.sweep(self);
     }
 }
 
 impl<B> Kept<B> {
-    /// The shared HTTP/2 connection of a host.
-    fn shared(&mut self, host: &Host) -> Option<http2::SendRequest<B>> {
-        let connections = self.hosts.get_mut(host)?;
-        let (sender, used) = connections.http2.as_mut()?;
-        if sender.is_closed() {
-            connections.http2 = None;
-            return None;
-        }
-        *used = Instant::now();
-        Some(sender.clone())
+    /// An HTTP/2 connection of a host that has room.
+    fn shared(&mut self, host: &Host) -> Option<Sender<B>> {
+        let connections = &mut self.hosts.get_mut(host)?.http2;
+        connections.retain(|http2| !http2.sender.is_closed());
+        connections.iter().find_map(Http2::take)
     }
 }
 
@@ -263,14 +299,57 @@ impl<B> Connections<B> {
     fn keep(&mut self, timeout: Duration) -> bool {
         self.http1.retain(|(http1, since)| !http1.sender.is_closed() && since.elapsed() < timeout);
         self.http1.shrink_to(self.http1.len() * 2);
-        self.http2.take_if(|(sender, used)| sender.is_closed() || used.elapsed() >= timeout);
-        !self.http1.is_empty() || self.http2.is_some()
+        self.http2.retain(|http2| !http2.sender.is_closed() && !http2.is_idle_for(timeout));
+        self.http2.shrink_to(self.http2.len() * 2);
+        !self.http1.is_empty() || !self.http2.is_empty()
     }
 }
 
 impl<B> Default for Connections<B> {
     fn default() -> Self {
-        Self { http1: Vec::new(), http2: None }
+        Self { http1: Vec::new(), http2: Vec::new() }
+    }
+}
+
+// === impl Http2 ===
+
+impl<B> Http2<B> {
+    fn take(&self) -> Option<Sender<B>> {
+        let mut load = locked(&self.load);
+        if load.calls < load.room.unwrap_or(1) {
+            load.calls += 1;
+            return Some(Sender::Http2(self.sender.clone(), Call(Arc::clone(&self.load))));
+        }
+        load.look();
+        None
+    }
+
+    fn is_idle_for(&self, timeout: Duration) -> bool {
+        let load = locked(&self.load);
+        load.calls == 0 && load.used.elapsed() >= timeout
+    }
+}
+
+impl Load {
+    /// Takes over how many streams the provider allows; `task` is the connection's.
+    fn allow(&mut self, streams: usize, task: &Waker) {
+        self.room = (streams != UNSAID).then(|| u32::try_from(streams).map_or(CALLS, |streams| streams.min(CALLS)));
+        self.task = self.room.is_none().then(|| task.clone());
+    }
+
+    /// Has the connection's task look how many streams the provider allows, if that is not known.
+    fn look(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut load = locked(&self.0);
+        load.calls -= 1;
+        load.used = Instant::now();
     }
 }
 

@@ -69,7 +69,7 @@ async fn wait_for_cost(sidecar: &Sidecar, dollars: u64) {
         let before = sidecar.records().len();
         post_json(sidecar.proxy, CHAT, KEY, ASK).await;
         let record = sidecar.wait_for_records(before + 1).await.remove(before);
-        record["cost_usd"] == (9 * dollars).to_string()
+        record["cost_usd"].as_str() == Some(&(9 * dollars).to_string())
     })
     .await;
 }

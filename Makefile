@@ -33,7 +33,7 @@ sbom:
 bench:
 	benches/tools/install.sh
 	cargo bench --locked --bench proxies -- $(BENCH)
-	cargo bench --locked --bench reading --bench scrape --bench ledger
+	cargo bench --locked --bench reading --bench scrape --bench ledger --bench price
 
 soak:
 	KEYTALLY_REVISION=$(REVISION) cargo build --release --locked --quiet

@@ -222,11 +222,10 @@ impl Checker<'_> {
                 self.wrong(Path::of(&[&"export", &"otlp", &name]), text);
             }
         }
-        for (name, size) in [("tap_bytes", &file.limits.tap_bytes), ("header_bytes", &file.limits.header_bytes)] {
-            if !(8 << 10..=1 << 30).contains(&size.0) {
-                let text = format!("= \"{size}\": out of range; write 8KiB to 1GiB");
-                self.wrong(Path::of(&[&"limits", &name]), text);
-            }
+        let size = &file.limits.header_bytes;
+        if !(8 << 10..=1 << 30).contains(&size.0) {
+            let text = format!("= \"{size}\": out of range; write 8KiB to 1GiB");
+            self.wrong(Path::of(&[&"limits", &"header_bytes"]), text);
         }
         if file.ledger.retention.0.is_zero() {
             self.wrong(Path::of(&[&"ledger", &"retention"]), "= \"0s\": nothing would be kept; write more than 0");
@@ -284,7 +283,6 @@ impl Checker<'_> {
                 models: file.limits.models,
                 accounts: file.limits.accounts,
                 connections: file.limits.connections,
-                tap_bytes: file.limits.tap_bytes.0,
                 header_bytes: file.limits.header_bytes.0,
             },
             upstream: UpstreamSettings {

@@ -18,8 +18,7 @@ use super::{
     ANOMALY_MIN_USD_PER_HOUR, ANOMALY_RATIO, BIRTH_HOLD, CONNECT_TIMEOUT, HEADER_BYTES, IDLE_TIMEOUT, InterceptMode,
     LEDGER_BYTES, LEDGER_RETENTION, LIMIT_ACCOUNTS, LIMIT_CONNECTIONS, LIMIT_KEYS, LIMIT_MODELS, LISTEN_ADMIN,
     LISTEN_PROXY, LogFormat, LogLevel, MAX_SERIES, NEW_KEY_USD_PER_HOUR, OTLP_TIMEOUT, OtlpCompression, OtlpProtocol,
-    POOL_IDLE_TIMEOUT, SHUTDOWN_DRAIN, TAP_BYTES, TRACE_KEEP_SECONDS, TRACE_KEEP_USD, TRACE_SAMPLE, TraceProfile,
-    Tunnels,
+    POOL_IDLE_TIMEOUT, SHUTDOWN_DRAIN, TRACE_KEEP_SECONDS, TRACE_KEEP_USD, TRACE_SAMPLE, TraceProfile, Tunnels,
 };
 use crate::call::{Fault, KeyPlace, Outcome, Protocol, Retry};
 
@@ -530,8 +529,6 @@ pub struct LimitsFile {
     /// connections are served, and the log says so.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections: u32,
-    /// What is held of one body; beyond it the usage of the call is unknown and its bytes pass all the same.
-    pub tap_bytes: ByteSize,
     /// Largest head of a request or an answer.
     pub header_bytes: ByteSize,
 }
@@ -543,7 +540,6 @@ impl Default for LimitsFile {
             models: LIMIT_MODELS,
             accounts: LIMIT_ACCOUNTS,
             connections: LIMIT_CONNECTIONS,
-            tap_bytes: ByteSize(TAP_BYTES),
             header_bytes: ByteSize(HEADER_BYTES),
         }
     }

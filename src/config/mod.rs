@@ -63,8 +63,6 @@ pub const LIMIT_MODELS: u32 = 200;
 pub const LIMIT_ACCOUNTS: u32 = 50;
 /// Open connections of applications: below the usual limits of file descriptors, two of which one call needs.
 pub const LIMIT_CONNECTIONS: u32 = 20_000;
-/// What one tap may hold: the largest single event or usage block seen is far below.
-pub const TAP_BYTES: u64 = 1 << 20;
 /// Head of a request or answer: more than any provider takes (Cloudflare, before several of them: 128 KiB), so that the sidecar
 /// is never the one that refuses. Each connection that is not read may hold some five times this.
 pub const HEADER_BYTES: u64 = 256 << 10;
@@ -319,8 +317,6 @@ pub struct LimitSettings {
     pub accounts: u32,
     /// Open connections of applications; further ones wait.
     pub connections: u32,
-    /// Bytes that one tap may hold; beyond them usage is unknown and bytes pass.
-    pub tap_bytes: u64,
     /// Bytes of a request's or an answer's head.
     pub header_bytes: u64,
 }

@@ -203,7 +203,8 @@ impl ConfigHandle {
         }
         state.status.successful = true;
         state.status.last_success = SystemTime::now();
-        let running = config.files().map(|path| (path.clone(), state.files.get(path).copied().flatten())).collect();
+        let running: Contents =
+            config.files().map(|path| (path.clone(), state.files.get(path).copied().flatten())).collect();
         if config == *current && running == state.running {
             return Reload::Unchanged;
         }

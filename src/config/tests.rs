@@ -46,7 +46,7 @@ fn without_a_file_the_defaults_hold() {
     assert_eq!(config.trace.keep_usd, Money::parse("0.5").unwrap());
     assert_eq!(config.trace.keep_duration, Duration::from_secs(60));
     assert_eq!(config.metrics.birth_hold, Duration::from_secs(75));
-    assert_eq!((config.limits.tap_bytes, config.limits.keys), (1 << 20, 200));
+    assert_eq!((config.limits.header_bytes, config.limits.keys), (256 << 10, 200));
     assert_eq!((config.usage.inject, config.usage.estimate), (false, true));
     assert_eq!((config.otlp.as_ref(), config.calls.as_ref()), (None, None));
     for empty in ["", "# nothing\n", "---\n", "{}", "~", "listen:\nkeys:\nproviders:\n", "\u{feff}", "listen: {}\n"] {
@@ -65,6 +65,10 @@ fn each_mistake_says_where_what_and_what_would_be_right() {
                  upstream, tls, forward, shutdown, log)",
         ),
         ("lissten: {}", "f.yaml:1:1: lissten: unknown setting; did you mean listen?"),
+        (
+            "limits: {tap_bytes: 1MiB}",
+            "f.yaml:1:10: limits.tap_bytes: unknown setting; known here: keys, models, accounts, connections, header_bytes",
+        ),
         ("birth_hold: 5s", "f.yaml:1:1: birth_hold: unknown setting here; did you mean metrics.birth_hold?"),
         (
             "listen:\n  port: 1",
@@ -166,11 +170,14 @@ fn each_mistake_says_where_what_and_what_would_be_right() {
                                  number; write a whole number from 1 to 10000",
         ),
         (
-            "limits: {tap_bytes: 1048576}",
-            "f.yaml:1:21: limits.tap_bytes = \"1048576\": not a size; write a number and a \
+            "limits: {header_bytes: 1048576}",
+            "f.yaml:1:24: limits.header_bytes = \"1048576\": not a size; write a number and a \
                                  unit (B, KB, MB, GB, KiB, MiB, GiB), for instance 1MiB",
         ),
-        ("limits: {tap_bytes: 1KiB}", "f.yaml:1:21: limits.tap_bytes = \"1KiB\": out of range; write 8KiB to 1GiB"),
+        (
+            "limits: {header_bytes: 1KiB}",
+            "f.yaml:1:24: limits.header_bytes = \"1KiB\": out of range; write 8KiB to 1GiB",
+        ),
         (
             "shutdown: {drain: 30}",
             "f.yaml:1:19: shutdown.drain = \"30\": not a duration; write a number and a unit (ms, \
@@ -561,7 +568,7 @@ fn the_schema_is_one() {
         "providers: {Open AI: {}}",
         "trace: {sample: 2}",
         "limits: {keys: 1.5}",
-        "limits: {tap_bytes: 12}",
+        "limits: {header_bytes: 12}",
         "shutdown: {drain: 30}",
         "accounts: {abc: team}",
     ] {
@@ -706,4 +713,36 @@ pub(crate) fn compare_docs(name: &str, generated: &str) {
         return;
     }
     assert!(old == generated, "docs/{name} is stale: run {WRITE_DOCS}=1 cargo test docum");
+}
+
+/// A setting that nothing reads is a promise that is not kept.
+#[test]
+fn every_field_of_the_configuration_is_read_elsewhere() {
+    fn read(dir: &Path, text: &mut String) {
+        for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = entry.file_name().unwrap().to_string_lossy().into_owned();
+            match entry.is_dir() {
+                true if !["config", "tests"].contains(&&*name) => read(&entry, text),
+                false if name.ends_with(".rs") && !name.ends_with("tests.rs") => {
+                    text.push_str(&std::fs::read_to_string(&entry).unwrap());
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut code = String::new();
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut code);
+    let fields: Vec<_> = include_str!("mod.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("    pub ")?.split_once(": "))
+        .filter(|(name, _)| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(fields.len() > 60, "{fields:?}");
+    for field in fields {
+        let used = format!(".{field}");
+        let whole =
+            |(at, _): (usize, _)| !code[at + used.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        assert!(code.match_indices(&used).any(whole), "{field} is set and never read");
+    }
 }

@@ -340,6 +340,7 @@ pub struct ReferenceFile {
 #[serde(default, deny_unknown_fields)]
 pub struct UsageFile {
     /// Ask for usage in OpenAI-format streams that do not, and remove the extra chunk again. Changes the request.
+    /// Requests of more than 8 MiB pass as they are, as do those that come while 64 MiB of others are held.
     pub inject: Switch,
     /// Estimate the usage that a provider did not report, and mark it as estimated.
     pub estimate: Switch,

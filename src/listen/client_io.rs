@@ -14,14 +14,19 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
 
 use super::caller::{Answer, socket};
 
 /// Questions to the kernel a second: a storm of cancellations must stay cheap.
 const LOOKUPS_A_SECOND: u64 = 10;
+
+/// When the kernel is asked again about an application that has finished sending: first soon, since a socket that is being
+/// closed tells its end before it has lost its inode, then now and then, since its close is told by nothing else.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Shared by a connection and the calls on it.
 #[derive(Default)]
@@ -56,8 +61,8 @@ pub struct ClientIo<S> {
     /// The socket's own.
     ends: Ends,
     state: Arc<ClientState>,
-    /// The application has finished sending and still listens.
-    half_closed: bool,
+    /// While the application has finished sending and still listens: when that is looked at again.
+    half_closed: Option<Pin<Box<Sleep>>>,
     /// The end of input has been held back once, for the call that came just before it to be taken up.
     end_held: bool,
 }
@@ -134,7 +139,7 @@ impl<S> ClientIo<S> {
     /// Wraps an accepted socket, or what is spoken over it. `caller` is what is being found out about the application.
     pub fn new(stream: S, ends: Ends, caller: Option<Answer>) -> (Self, Arc<ClientState>) {
         let state = Arc::new(ClientState { caller, ..ClientState::default() });
-        (Self { stream, ends, state: Arc::clone(&state), half_closed: false, end_held: false }, state)
+        (Self { stream, ends, state: Arc::clone(&state), half_closed: None, end_held: false }, state)
     }
 
     /// The socket alone, once HTTP has ended on it.
@@ -146,16 +151,28 @@ impl<S> ClientIo<S> {
         self.state.answering.load(Ordering::Acquire) > 0
     }
 
-    /// Waits until the answer is complete; only then the end of input is told.
-    fn poll_answered(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Waits until the answer is complete, or nobody is there for it; only then the end of input is told.
+    fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         *self.state.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
-        if self.answering() { Poll::Pending } else { Poll::Ready(()) }
+        if !self.answering() {
+            return Poll::Ready(());
+        }
+        if let Some(again) = &mut self.half_closed {
+            while again.as_mut().poll(cx).is_ready() {
+                if lookup_allowed() && socket::find(self.ends).is_none() {
+                    self.half_closed = None;
+                    return Poll::Ready(());
+                }
+                again.as_mut().reset(Instant::now() + ASK_AGAIN.1);
+            }
+        }
+        Poll::Pending
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.half_closed {
+        if self.half_closed.is_none() {
             let before = buf.filled().len();
             std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
             if buf.filled().len() > before || buf.remaining() == 0 {
@@ -170,10 +187,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientIo<S> {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            self.half_closed = still_open(self.ends);
-            if !self.half_closed {
+            if !still_open(self.ends) {
                 return Poll::Ready(Ok(()));
             }
+            self.half_closed = Some(Box::pin(tokio::time::sleep(ASK_AGAIN.0)));
         }
         self.poll_answered(cx).map(Ok)
     }
@@ -240,5 +257,23 @@ mod tests {
         assert!(still_open(ends));
         drop(client);
         assert!(!still_open(ends));
+    }
+    #[tokio::test]
+    async fn an_application_that_shut_its_half_is_missed_once_it_has_gone() {
+        use tokio::io::AsyncReadExt;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, peer) = listener.accept().await.unwrap();
+        let ends = Ends { peer, local: listener.local_addr().unwrap(), redirected: false };
+        let (mut io, state) = ClientIo::new(server, ends, None);
+        let _answering = state.answering();
+        let client = client.into_std().unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut byte = [0];
+        let waits = tokio::time::timeout(ASK_AGAIN.0 * 5, io.read(&mut byte)).await;
+        assert!(waits.is_err(), "it waits for its answer");
+        drop(client);
+        let ended = tokio::time::timeout(ASK_AGAIN.1 * 3, io.read(&mut byte)).await;
+        assert_eq!(ended.expect("nothing else tells that it has gone").unwrap(), 0);
     }
 }

@@ -34,7 +34,7 @@ use crate::meter::Meter;
 use crate::provider::{Provider, read_limits};
 use crate::proxy::{Proxy, Watch};
 use crate::tap::{Sink, guarded};
-pub(crate) use settings::price_book;
+pub(crate) use settings::{catalog, price_book};
 use settings::{export_settings, ledger_settings, meter_config, metrics_config, snapshot};
 pub use settings::{misfits, upstream_settings};
 

@@ -63,6 +63,17 @@ pub fn misfits(config: &Config) -> Vec<Misfit> {
     misfits
 }
 
+/// All providers, those of the configuration too.
+///
+/// # Errors
+/// Every provider of the configuration that cannot be used.
+pub(crate) fn catalog(config: &Config) -> anyhow::Result<Catalog> {
+    Catalog::build(&config.providers).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("providers: {}", lines.join("; "))
+    })
+}
+
 /// A book of its own, instead of the embedded one; `read` is [`files::read`] or [`files::read_any`].
 ///
 /// # Errors
@@ -93,10 +104,7 @@ pub fn upstream_settings(config: &Config, own: Option<&std::path::PathBuf>) -> U
 pub(super) fn snapshot(config: &Config, metrics: &Metrics, listeners: &Arc<[SocketAddr]>) -> anyhow::Result<Snapshot> {
     let connections = metrics.clone();
     let opened: Opened = Arc::new(move || Box::new(connections.connection(Side::Upstream)));
-    let catalog = Catalog::build(&config.providers).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("providers: {}", lines.join("; "))
-    })?;
+    let catalog = catalog(config)?;
     let settings = |own: Option<&std::path::PathBuf>| upstream_settings(config, own);
     let mut own = Vec::new();
     for provider in catalog.providers().filter(|provider| provider.ca_file.is_some()) {

@@ -10,11 +10,11 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use super::{ConfigArgs, Exit, complain, fail, print};
+use crate::app::catalog;
 use crate::config::{Config, ConfigError};
 use crate::export::metrics::rfc3339;
 use crate::listen::ca::{self, Authority, Facts};
 use crate::listen::{permitted, tls};
-use crate::provider::Catalog;
 
 /// Flags of `ca`.
 #[derive(Args, Debug)]
@@ -116,10 +116,7 @@ fn answer(command: CaCommand) -> anyhow::Result<String> {
 /// The configuration, and the names that its providers have.
 fn load(args: ConfigArgs) -> anyhow::Result<(Config, Vec<String>)> {
     let config = super::source(args, None, None).load().map_err(anyhow::Error::new::<ConfigError>)?.config;
-    let catalog = Catalog::build(&config.providers).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("providers: {}", lines.join("; "))
-    })?;
+    let catalog = catalog(&config)?;
     let names = permitted::subtrees(&catalog);
     Ok((config, names))
 }

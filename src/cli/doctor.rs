@@ -96,7 +96,7 @@ fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {
                 "--provider: no such id in the catalogue; write one such as openai, or add it under providers: in config"
             ),
         },
-        None => args.env.as_deref().and_then(|name| Surroundings::provider_of(name, &catalog)),
+        None => args.env.as_deref().and_then(|name| catalog.provider_of_variable(name)),
     };
     if let Some(name) = args.env.as_deref()
         && name.parse::<crate::config::value::EnvName>().is_err()

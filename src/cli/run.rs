@@ -24,12 +24,11 @@ use clap::{Args, ValueEnum};
 use tokio::sync::mpsc;
 
 use super::{ConfigArgs, Exit, bad_config, complain, fail, log, source};
-use crate::app::App;
+use crate::app::{App, catalog};
 use crate::call::CallRecord;
 use crate::config::{CallsSink, Config, ConfigHandle, Environment, LogFormat, LogLevel};
 use crate::ledger::{LedgerError, Lock};
 use crate::meter::Rules;
-use crate::provider::Catalog;
 
 use intercept::Intercepting;
 use summary::{Ran, Tally};
@@ -173,12 +172,6 @@ async fn with_sidecar(args: RunArgs, mut config: Config) -> anyhow::Result<ExitC
 
 /// Decides on the variables, and adds the servers that they name.
 fn plan(environment: &Environment, config: &mut Config, replace: bool) -> anyhow::Result<Plan> {
-    let catalog = |config: &Config| {
-        Catalog::build(&config.providers).map_err(|errors| {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            anyhow::anyhow!("providers: {}", lines.join("; "))
-        })
-    };
     let plan = Plan::new(environment, &catalog(config)?, replace);
     config.providers.extend(plan.providers.iter().cloned());
     Ok(plan)

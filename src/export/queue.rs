@@ -110,6 +110,8 @@ pub(super) struct Queue<T>(Arc<Shared<T>>);
 pub(super) struct Intake<T> {
     shared: Arc<Shared<T>>,
     complaint: Complaint,
+    /// The last attempt failed.
+    failing: bool,
 }
 
 /// Longest text of a problem, characters: some sinks answer with whole pages.
@@ -121,7 +123,7 @@ pub(super) fn queue<T>(signal: Signal, capacity: usize, drops: Arc<dyn Drops>) -
     let state = State { waiting, taken: 0, wanted: 1, closed: false, dead: false, abandoned: false, problem: None };
     let shared = Arc::new(Shared { signal, drops, capacity, state: Mutex::new(state), enough: Notify::new() });
     let complaint = Complaint { told: None, lost: 0 };
-    (Queue(Arc::clone(&shared)), Intake { shared, complaint })
+    (Queue(Arc::clone(&shared)), Intake { shared, complaint, failing: false })
 }
 
 // === impl Queue ===
@@ -233,14 +235,18 @@ impl<T> Intake<T> {
 
     /// An attempt to export failed because of `error`, and cost `count` items.
     pub fn failed(&mut self, count: usize, error: &dyn Display) {
+        self.failing = true;
         self.shared.state().problem = Some(error.to_string().chars().take(MAX_PROBLEM_CHARS).collect());
         self.complaint.failed(self.shared.signal, count as u64, error);
     }
 
     /// An attempt to export went well.
     pub fn worked(&mut self) {
-        self.shared.state().problem = None;
-        self.complaint.worked(self.shared.signal);
+        // Mostly there is nothing to take back, and no lock is taken for it.
+        if std::mem::take(&mut self.failing) {
+            self.shared.state().problem = None;
+            self.complaint.worked(self.shared.signal);
+        }
     }
 }
 

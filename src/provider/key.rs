@@ -170,8 +170,8 @@ pub fn read_key(found: &Match, method: &Method, headers: &HeaderMap, path_and_qu
     facts
 }
 
-/// What a key says by itself, as if a model call brought it in the provider's usual place.
-pub fn check_key(found: &Match, key: &[u8], salt: &[u8]) -> KeyFacts {
+/// As [`super::Catalog::check_key`].
+pub(super) fn check_key(found: &Match, key: &[u8], salt: &[u8]) -> KeyFacts {
     let place = found.provider.auth.first().copied().unwrap_or(KeyPlace::Bearer);
     let credentials = [Credential::new(place, key, false)];
     let found = Match { billed: true, ..found.clone() };

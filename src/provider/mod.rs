@@ -24,12 +24,12 @@ use foldhash::{HashMap, HashMapExt};
 use http::uri::Scheme;
 use http::{Method, StatusCode};
 
-use crate::call::{Operation, Protocol};
+use crate::call::{KeyFacts, Operation, Protocol};
 
 pub use catalog::{CatalogError, Endpoint, EndpointHost, Provider, UsageInStream};
 pub use headers::{keep_response_headers, request_id};
 pub use host::HostPattern;
-pub use key::{check_key, key_family, read_key, redact_query};
+pub use key::{key_family, read_key, redact_query};
 pub use limits::{LimitStyle, read_limits};
 pub use refusal::{ErrorShape, generated_error};
 pub use shape::ProviderOverride;
@@ -156,6 +156,21 @@ impl Catalog {
     /// The provider with this id.
     pub fn provider(&self, id: &str) -> Option<&Arc<Provider>> {
         self.providers.iter().find(|p| *p.id == *id)
+    }
+
+    /// The provider whose SDKs take their key from this variable.
+    pub fn provider_of_variable(&self, name: &str) -> Option<&Arc<Provider>> {
+        self.providers.iter().find(|p| p.key_variables.iter().any(|own| **own == *name))
+    }
+
+    /// What a key says by itself, as if a model call brought it in the provider's usual place.
+    pub fn check_key(&self, provider: &Provider, key: &[u8], salt: &[u8]) -> KeyFacts {
+        let prefix = provider.prefixes().next().unwrap_or_default();
+        // Hosts of some providers have a part of their own.
+        let found = ["", "/resource", "/us-east-1", "/global"]
+            .iter()
+            .find_map(|part| self.recognize_base_url(&Method::POST, &format!("/{prefix}{part}/v1")).ok());
+        found.map_or_else(KeyFacts::default, |found| key::check_key(&found, key, salt))
     }
 
     /// Every first path segment that is a provider, sorted.

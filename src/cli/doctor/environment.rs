@@ -6,13 +6,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use http::Method;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::call::{Finding, Fingerprint, KeyFacts};
+use crate::call::{Finding, Fingerprint};
 use crate::config::Environment;
-use crate::provider::{Catalog, Provider, check_key};
+use crate::provider::{Catalog, Provider};
 
 use super::super::run::variables::VARIABLES;
 
@@ -114,11 +113,6 @@ impl Surroundings {
         catalog.providers().find(|provider| provider.key_variables.iter().any(|name| self.get(name).is_some()))
     }
 
-    /// The provider that has this key variable.
-    pub(super) fn provider_of<'c>(variable: &str, catalog: &'c Catalog) -> Option<&'c Arc<Provider>> {
-        catalog.providers().find(|provider| provider.key_variables.iter().any(|name| **name == *variable))
-    }
-
     /// Everything that concerns calls to `provider`. `named`: the variable that holds the key, instead of the SDK's.
     pub(super) fn of(
         &self,
@@ -133,7 +127,7 @@ impl Surroundings {
         };
         let key = |name: &String| {
             let (value, from_file) = self.get(name)?;
-            let facts = facts(provider, catalog, value.as_bytes(), salt);
+            let facts = catalog.check_key(provider, value.as_bytes(), salt);
             let (findings, fingerprint) = (facts.findings, facts.fingerprint);
             Some(KeyVariable { name: name.clone(), from_file, findings, fingerprint, value })
         };
@@ -169,16 +163,6 @@ impl Surroundings {
             loopback_excepted: excepted,
         }
     }
-}
-
-/// What a key says by itself, as if it came in this provider's usual place.
-fn facts(provider: &Arc<Provider>, catalog: &Catalog, key: &[u8], salt: &[u8]) -> KeyFacts {
-    let prefix = provider.prefixes().next().unwrap_or_default();
-    // Hosts of some providers have a part of their own.
-    let found = ["", "/resource", "/us-east-1", "/global"]
-        .iter()
-        .find_map(|part| catalog.recognize_base_url(&Method::POST, &format!("/{prefix}{part}/v1")).ok());
-    found.map_or_else(KeyFacts::default, |found| check_key(&found, key, salt))
 }
 
 fn shown(url: &Url) -> String {

@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use super::{ConfigArgs, span};
-use crate::app::price_book;
+use crate::app::{catalog, price_book};
 use crate::files;
 use crate::meter::{ListedFamily, PriceBook, family};
 use crate::provider::Catalog;
@@ -73,10 +73,7 @@ pub(super) fn run(args: PricesArgs, now: SystemTime) -> anyhow::Result<String> {
         (None, Some(path)) => price_book(path, &config.prices, files::read)?,
         (None, None) => PriceBook::bundled(config.prices.clone()),
     };
-    let catalog = Catalog::build(&config.providers).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        anyhow::anyhow!("providers: {}", lines.join("; "))
-    })?;
+    let catalog = catalog(&config)?;
     let shelf = Shelf { book, catalog };
     if let Some(last) = args.like_last {
         let ledger = args.ledger.or_else(|| config.ledger.as_ref().map(|ledger| ledger.path.clone()));

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::variables::no_proxy;
+use crate::app::catalog;
 use crate::config::{Config, Environment, InterceptMode};
 use crate::listen::ca::{self, Authority};
 use crate::listen::permitted;
-use crate::provider::Catalog;
 
 /// Both spellings: programs differ in which they read, and in which wins.
 const PROXIES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
@@ -135,10 +135,7 @@ fn authority(config: &mut Config, directory: &Path) -> anyhow::Result<PathBuf> {
         return Ok(certificate.clone());
     }
     if Authority::load(&config.tls.ca_dir)?.is_none() {
-        let catalog = Catalog::build(&config.providers).map_err(|errors| {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            anyhow::anyhow!("providers: {}", lines.join("; "))
-        })?;
+        let catalog = catalog(config)?;
         let own = directory.join("ca");
         DirBuilder::new().mode(0o700).create(&own).with_context(|| format!("{}: cannot be made", own.display()))?;
         Authority::load_or_make(&own, &permitted::subtrees(&catalog))?;
